@@ -1,0 +1,45 @@
+# Two commands matter to a newcomer: `make demo` and `make test`. Each sets up all it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: demo test lint bench docs clean
+
+demo: .venv/.run
+	$(BIN)/glassgate demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: .venv/.dev
+	$(BIN)/ruff check src tests benchmarks docs
+	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/mypy
+
+bench: .venv/.run
+	$(BIN)/python benchmarks/language.py
+
+docs: .venv/.docs
+	$(BIN)/sphinx-build -W -n -q -b html docs build/docs
+	@echo "open build/docs/index.html"
+
+clean:
+	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("glassgate needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+
+# A stamp file for each set of packages, so that a second run starts at once.
+.venv/.run: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[train]'
+	@touch $@
+
+.venv/.dev: .venv/.run
+	$(PIP) --editable '.[train,dev]'
+	@touch $@
+
+.venv/.docs: .venv/.run
+	$(PIP) --editable '.[train,docs]'
+	@touch $@

@@ -1,0 +1,17 @@
+"""The one exception that users meet."""
+
+__all__ = ["GlassgateError"]
+
+
+class GlassgateError(Exception):
+    """Bad input, told in one line: where, the rule, what was expected and what came.
+
+    The command line prints the message and ends with exit code 2; anything else that is
+    raised is a defect of glassgate and shows its traceback.
+
+    Examples
+    --------
+    >>> raise GlassgateError("--hidden: must be at least 1, got -3")
+    Traceback (most recent call last):
+    glassgate.errors.GlassgateError: --hidden: must be at least 1, got -3
+    """

@@ -1,0 +1,1 @@
+"""A model on disk: configuration, weights, vocabulary; read and written safely, without torch."""

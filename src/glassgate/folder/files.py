@@ -1,0 +1,126 @@
+"""Files that are there whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from glassgate.errors import GlassgateError
+
+__all__ = ["replacing", "reporting_disk_errors", "write_atomically"]
+
+
+@contextmanager
+def reporting_disk_errors(path: Path) -> Iterator[None]:
+    """Turn an operating-system error (a full disk, no permission) into one clear line about ``path``.
+
+    Parameters
+    ----------
+    path
+        The file or folder that is being written; named in the message.
+
+    Raises
+    ------
+    GlassgateError
+        When the block raises ``OSError``.
+
+    Examples
+    --------
+    >>> with reporting_disk_errors(Path("model/config.json")):
+    ...     raise OSError(28, "No space left on device")
+    Traceback (most recent call last):
+    glassgate.errors.GlassgateError: model/config.json: cannot be written: No space left on device
+    """
+    try:
+        yield
+    except OSError as error:
+        raise GlassgateError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Hand out a temporary path that takes the place of ``path`` when the block ends well.
+
+    The new file is synced, renamed over ``path``, and its folder is synced: after a crash at any
+    moment ``path`` holds the old bytes or the new ones, never a part of either. When the block
+    raises, the temporary file is removed and ``path`` stays as it was.
+
+    Parameters
+    ----------
+    path
+        The file to write or replace.
+
+    Yields
+    ------
+    Path
+        A temporary file in the same folder, to be written by the block.
+
+    Raises
+    ------
+    GlassgateError
+        When the file system refuses (a full disk, no permission).
+
+    Examples
+    --------
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with replacing(folder / "a.txt") as temporary:
+    ...     _ = temporary.write_text("whole")
+    >>> (folder / "a.txt").read_text()
+    'whole'
+    """
+    with reporting_disk_errors(path):
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            yield temporary
+            # mkstemp makes the file private; a model is as readable as any other file of its owner.
+            temporary.chmod(0o666 & ~_umask())
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write ``content`` to ``path`` so that the file is there whole or not at all.
+
+    Parameters
+    ----------
+    path
+        The file to write or replace.
+    content
+        Its bytes; a string is encoded as UTF-8.
+
+    Raises
+    ------
+    GlassgateError
+        When the file system refuses (a full disk, no permission).
+
+    Examples
+    --------
+    >>> path = Path(tempfile.mkdtemp()) / "config.json"
+    >>> write_atomically(path, '{"hidden": 20}')
+    >>> path.read_text()
+    '{"hidden": 20}'
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
