@@ -1,0 +1,152 @@
+"""model.safetensors: read only where it is exactly what the configuration says. Never a pickle."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from glassgate.errors import GlassgateError
+from glassgate.folder.files import replacing
+
+__all__ = ["load_weights", "read_header", "save_weights"]
+
+LARGEST_HEADER = 1 << 20  # bytes: some ten thousand tensors
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Read and check the header of a safetensors file; no tensor is loaded.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    dict
+        For each tensor ``{"dtype": ..., "shape": [...], "data_offsets": [...]}``, and where the
+        file has it ``"__metadata__"``.
+
+    Raises
+    ------
+    GlassgateError
+        When the file is missing, cut short, or not in safetensors form. A name that occurs twice is
+        refused too: readers differ on which of the two counts.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "model.safetensors"
+    >>> save_weights(path, {"b": np.zeros(3, np.float32)})
+    >>> read_header(path)["b"]["shape"]
+    [3]
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or not 2 <= length <= min(LARGEST_HEADER, size - 8):
+                raise GlassgateError(f"{path}: is damaged or no safetensors file: its header does not fit")
+            header = json.loads(file.read(length).decode(), object_pairs_hook=_unique)
+    except OSError as error:
+        raise GlassgateError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise GlassgateError(f"{path}: is damaged or no safetensors file: {error}") from error
+    if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
+        raise GlassgateError(f"{path}: is damaged or no safetensors file: its header is no table")
+    return header
+
+
+def load_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, npt.NDArray[np.float32]]:
+    """Load exactly the tensors that are expected, as float32.
+
+    Parameters
+    ----------
+    path
+        The safetensors file.
+    shapes
+        The expected names and shapes; a tensor more, one less or another shape is refused before
+        any is loaded.
+
+    Returns
+    -------
+    dict of str to array
+        The tensors, copied out of the file.
+
+    Raises
+    ------
+    GlassgateError
+        When the file is damaged, does not fit, or holds a value that is no finite number.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "model.safetensors"
+    >>> save_weights(path, {"b": np.ones(3, np.float32)})
+    >>> load_weights(path, {"b": (3,)})["b"]
+    array([1., 1., 1.], dtype=float32)
+    """
+    header = read_header(path)
+    header.pop("__metadata__", None)
+    if header.keys() != shapes.keys():
+        names = ", ".join(sorted(header.keys() ^ shapes.keys())[:5])
+        raise GlassgateError(f"{path}: must hold the tensors that config.json tells; at odds: {names}")
+    for name, shape in shapes.items():
+        entry = header[name]
+        if entry.get("dtype") != "F32" or entry.get("shape") != list(shape):
+            raise GlassgateError(
+                f"{path}: {name} must be F32 {list(shape)}, got {entry.get('dtype')} {entry.get('shape')}"
+            )
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise GlassgateError(f"{path}: is damaged: {error}") from error
+    for name, values in weights.items():
+        if not np.isfinite(values).all():
+            raise GlassgateError(f"{path}: {name} holds a value that is no finite number")
+    return weights
+
+
+def save_weights(
+    path: Path, weights: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors, whole or not at all.
+
+    Parameters
+    ----------
+    path
+        The safetensors file to write or replace.
+    weights
+        Arrays by name; they are written C-contiguous.
+    metadata
+        Strings to keep in the header.
+
+    Raises
+    ------
+    GlassgateError
+        When the file system refuses.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> save_weights(Path(tempfile.mkdtemp()) / "model.safetensors", {"b": np.zeros(3, np.float32)})
+    """
+    arrays = {name: np.ascontiguousarray(values) for name, values in weights.items()}
+    with replacing(path) as temporary:
+        try:
+            save_file(arrays, temporary, dict(metadata) if metadata else None)
+        except SafetensorError as error:  # the library's own word for a disk that is full
+            raise OSError(None, str(error)) from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a name occurs twice in its header")
+    return table

@@ -1,0 +1,1 @@
+"""The next-word application: text, vocabulary, training, evaluation, prediction."""

@@ -1,0 +1,270 @@
+"""Text files as a stream of segments, whatever their size.
+
+A segment is a piece of text that is tokenised at once: a line, a paragraph, or a part of one that
+is too long to hold. Where a segment ends a line (or a paragraph), the token ``<eos>`` follows it.
+"""
+
+import gzip
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import IO
+
+from glassgate.errors import GlassgateError
+from glassgate.folder.config import Eos
+from glassgate.folder.vocabulary import Tokens
+
+__all__ = ["Segment", "detect_eos", "detect_tokens", "find_files", "length", "read_segments", "split"]
+
+LONGEST_PIECE = 1 << 20  # bytes: a longer line is handed out in pieces, cut at white space
+SAMPLE_LINES = 5_000  # enough to see how a text is laid out
+PUNCTUATION = frozenset(",.;:!?")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of text, and whether ``<eos>`` follows it."""
+
+    text: str
+    ends: bool
+
+
+def find_files(paths: Sequence[Path]) -> list[Path]:
+    """List the text files that ``paths`` name; a folder stands for the texts in it, sorted by name.
+
+    Parameters
+    ----------
+    paths
+        Files, taken as they are, and folders, searched for ``*.txt`` and ``*.txt.gz`` at any depth.
+
+    Returns
+    -------
+    list of Path
+        The files, in the order of ``paths``.
+
+    Raises
+    ------
+    GlassgateError
+        When a path does not exist, a file is empty, or a folder holds no text.
+
+    Examples
+    --------
+    >>> find_files([Path("no-such-file.txt")])
+    Traceback (most recent call last):
+    glassgate.errors.GlassgateError: no-such-file.txt: no such file or folder
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(p for pattern in ("*.txt", "*.txt.gz") for p in path.rglob(pattern) if p.is_file())
+            if not found:
+                raise GlassgateError(f"{path}: holds no text: expected files named *.txt or *.txt.gz")
+            files += found
+        elif path.exists():
+            files.append(path)
+        else:
+            raise GlassgateError(f"{path}: no such file or folder")
+    for file in files:
+        if file.stat().st_size == 0 and file.is_file():
+            raise GlassgateError(f"{file}: is empty: expected text")
+    return files
+
+
+def read_segments(files: Iterable[Path], eos: Eos) -> Iterator[Segment]:
+    r"""Read files one after the other as segments, in constant memory.
+
+    Parameters
+    ----------
+    files
+        UTF-8 text, plain or gzip-compressed.
+    eos
+        What ``<eos>`` ends. An empty line is a line of its own for ``"line"`` (so counts
+        WikiText-2's 2,088,628 tokens) and parts paragraphs for ``"paragraph"``.
+
+    Yields
+    ------
+    Segment
+        In the order of the text.
+
+    Raises
+    ------
+    GlassgateError
+        When a file cannot be read, is binary, or is not UTF-8; the byte offset is named.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "two.txt"
+    >>> _ = file.write_text("the forget gate\nthe input gate\n")
+    >>> [segment.text for segment in read_segments([file], "line")]
+    ['the forget gate', 'the input gate']
+    """
+    for file in files:
+        yield from _paragraphs(_lines(file)) if eos == "paragraph" else _marked(_lines(file), eos)
+
+
+def split(segments: Iterable[Segment], total: int, bounds: Sequence[float]) -> Iterator[tuple[int, Segment]]:
+    """Say of each segment which part of the text it falls into.
+
+    Parameters
+    ----------
+    segments
+        The whole text.
+    total
+        Its length in characters, as `length` of its segments adds up.
+    bounds
+        Where one part ends and the next begins, as rising fractions of ``total``. A segment
+        belongs to the part in which it starts; one that is long against the text is cut at a space.
+
+    Yields
+    ------
+    tuple of int and Segment
+        The number of the part, from 0, and the segment.
+
+    Examples
+    --------
+    >>> lines = [Segment(text, True) for text in ("one two", "three", "four five", "six")]
+    >>> [part for part, _ in split(lines, sum(map(length, lines)), [0.5])]
+    [0, 0, 1, 1]
+    """
+    position, part = 0, 0
+    limits = [fraction * total for fraction in bounds]
+    for whole in segments:
+        segment = whole
+        while part < len(limits) and position + length(segment) > limits[part]:
+            if position < limits[part] and length(segment) > total / 20:
+                cut = segment.text.find(" ", int(limits[part]) - position)
+                if cut > 0:
+                    head = Segment(segment.text[:cut], ends=False)
+                    yield part, head
+                    position += length(head)
+                    segment = Segment(segment.text[cut + 1 :], segment.ends)
+            elif position < limits[part]:
+                break
+            part += 1
+        yield part, segment
+        position += length(segment)
+
+
+def length(segment: Segment) -> int:
+    """Return the number of characters of a segment, the space or line end after it included."""
+    return len(segment.text) + 1
+
+
+def detect_tokens(files: Sequence[Path]) -> Tokens:
+    """Tell whether a text is already tokenised: its punctuation stands between spaces.
+
+    Returns
+    -------
+    str
+        ``"spaces"`` when at least as many marks of ``, . ; : ! ?`` stand alone as are attached to
+        a word (a text without any counts as tokenised), else ``"words"``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "prose.txt"
+    >>> _ = file.write_text("Sir Walter Elliot, of Kellynch Hall, was a man.")
+    >>> detect_tokens([file])
+    'words'
+    """
+    alone = attached = 0
+    for segment in islice(read_segments(files, "line"), SAMPLE_LINES):
+        for token in segment.text.split():
+            if token[-1] in PUNCTUATION:
+                alone += len(token) == 1
+                attached += len(token) > 1
+    return "spaces" if alone >= attached else "words"
+
+
+def detect_eos(files: Sequence[Path]) -> Eos:
+    r"""Tell whether lines are wrapped prose, where only an empty line ends a thought.
+
+    Returns
+    -------
+    str
+        ``"paragraph"`` when no line is longer than 100 characters, most lines that hold text are
+        between 50 and 100 long, and empty lines part them; else ``"line"``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "lines.txt"
+    >>> _ = file.write_text("one thought\nanother thought\n")
+    >>> detect_eos([file])
+    'line'
+    """
+    lengths = [len(s.text.rstrip()) for s in islice(read_segments(files, "line"), SAMPLE_LINES)]
+    filled = [n for n in lengths if n]
+    wrapped = bool(filled) and len(filled) < len(lengths) and max(filled) <= 100 and median(filled) >= 50
+    return "paragraph" if wrapped else "line"
+
+
+def _marked(lines: Iterable[Segment], eos: Eos) -> Iterator[Segment]:
+    return (Segment(line.text, line.ends and eos == "line") for line in lines)
+
+
+def _paragraphs(lines: Iterable[Segment]) -> Iterator[Segment]:
+    """Join lines up to an empty one."""
+    held: list[str] = []
+    size = 0
+    for line in lines:
+        text = line.text.strip()
+        if text:
+            held.append(text)
+            size += len(text)
+        if held and (not text or size >= LONGEST_PIECE):
+            yield Segment(" ".join(held), ends=not text)
+            held, size = [], 0
+    if held:
+        yield Segment(" ".join(held), ends=True)
+
+
+def _lines(file: Path) -> Iterator[Segment]:
+    """Read lines without their ends; one longer than `LONGEST_PIECE` comes in pieces."""
+    try:
+        with _open(file) as stream:
+            offset, carried = 0, b""
+            while raw := stream.readline(LONGEST_PIECE):
+                piece, carried = carried + raw, b""
+                ends = raw.endswith(b"\n") or len(raw) < LONGEST_PIECE
+                if not ends:
+                    cut = max(piece.rfind(b" "), piece.rfind(b"\t")) + 1
+                    if cut == 0:
+                        raise GlassgateError(f"{file}: is not text: a word of a megabyte at byte {offset:,}")
+                    piece, carried = piece[:cut], piece[cut:]
+                text = _decode(piece, file, offset)
+                yield Segment(text.rstrip("\r\n"), ends)
+                offset += len(piece)
+            if carried:
+                yield Segment(_decode(carried, file, offset), ends=True)
+    except (OSError, EOFError) as error:
+        raise GlassgateError(
+            f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from error
+
+
+def _open(file: Path) -> IO[bytes]:
+    stream = file.open("rb")
+    start = stream.read(3)
+    stream.seek(3 if start == b"\xef\xbb\xbf" else 0)  # a byte-order mark is no part of the text
+    if start[:2] != b"\x1f\x8b":
+        return stream
+    stream.close()
+    return gzip.open(file)  # type: ignore[return-value]  # a GzipFile reads like any stream
+
+
+def _decode(piece: bytes, file: Path, offset: int) -> str:
+    if (at := piece.find(b"\0")) >= 0:
+        raise GlassgateError(
+            f"{file}: is a binary file: expected text, found a NUL byte at byte {offset + at:,}"
+        )
+    try:
+        return piece.decode()
+    except UnicodeDecodeError as error:
+        raise GlassgateError(
+            f"{file}: is not UTF-8: byte 0x{piece[error.start]:02x} at byte {offset + error.start:,} "
+            f"({error.reason})"
+        ) from error
