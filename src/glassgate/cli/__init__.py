@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from glassgate import GlassgateError, __version__
-from glassgate.cli import count
+from glassgate.cli import count, evaluate, predict, train
 
 __all__ = ["app", "main"]
 
@@ -27,6 +27,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("count")(count.command)
+app.command("train")(train.command)
+app.command("evaluate")(evaluate.command)
+app.command("predict")(predict.predict)
+app.command("generate")(predict.generate)
 
 
 def _print_version(wanted: bool) -> None:

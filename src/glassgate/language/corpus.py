@@ -22,7 +22,7 @@ from glassgate.language.text import (
     split,
 )
 
-__all__ = ["Corpus", "TextOptions", "TokenArray", "encode_segments", "open_tokens", "prepare"]
+__all__ = ["Corpus", "TextOptions", "TokenArray", "batches", "encode_segments", "open_tokens", "prepare"]
 
 TokenArray = npt.NDArray[np.unsignedinteger]
 BATCH = 1 << 20  # characters that are tokenised at once: enough to keep all cores busy
@@ -185,14 +185,23 @@ def encode_segments(segments: Iterable[Segment], vocabulary: Vocabulary) -> Iter
     [[3, 2, 1]]
     """
     dtype = _dtype(vocabulary)
+    numbers: list[int] = []
+    for segment, encoded in batches(segments, vocabulary):
+        numbers += encoded
+        if segment.ends and vocabulary.eos is not None:
+            numbers.append(vocabulary.eos)
+        if len(numbers) >= BATCH:
+            yield np.array(numbers, dtype)
+            numbers = []
+    if numbers:
+        yield np.array(numbers, dtype)
+
+
+def batches(segments: Iterable[Segment], vocabulary: Vocabulary) -> Iterator[tuple[Segment, list[int]]]:
+    """Pair each segment with its word numbers; a megabyte of text is encoded at once, on all cores."""
     segments = iter(segments)
     while batch := _take(segments):
-        numbers: list[int] = []
-        for segment, encoded in zip(batch, vocabulary.encode([s.text for s in batch]), strict=True):
-            numbers += encoded
-            if segment.ends and vocabulary.eos is not None:
-                numbers.append(vocabulary.eos)
-        yield np.array(numbers, dtype)
+        yield from zip(batch, vocabulary.encode([segment.text for segment in batch]), strict=True)
 
 
 def _take(segments: Iterator[Segment]) -> list[Segment]:

@@ -141,8 +141,8 @@ class AdaptiveSoftmax(nn.Module):
         return torch.cat(parts, -1)
 
     def _split(self) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
-        biases = self.bias.split(self.sizes) if self.bias is not None else [None] * len(self.sizes)
-        return self.weight.split(self.sizes), biases
+        biases = [None] * len(self.sizes) if self.bias is None else torch.split(self.bias, self.sizes)
+        return torch.split(self.weight, self.sizes), biases
 
     def _head(self, h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         entries = torch.cat([weight, self.clusters.weight])

@@ -1,0 +1,57 @@
+"""``glassgate predict`` and ``glassgate generate``: what comes next."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glassgate.cli.common import needs
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A model folder.")]
+Unknown = Annotated[bool, typer.Option("--unknown", help="Read unknown words as <unk>.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def predict(
+    folder: Folder,
+    text: Annotated[str, typer.Argument(help="What stands before.")],
+    k: Annotated[int, typer.Option("-k", help="How many words.")] = 5,
+    unknown: Unknown = False,
+    json: Json = False,
+) -> None:
+    """Print the most probable next words and their probabilities."""
+    needs("torch", "train")
+    from json import dumps
+
+    from glassgate.language.prediction import Predictor
+
+    found = Predictor.load(folder).predict(text, k, unknown)
+    if json:
+        words = [{"word": word, "probability": probability} for word, probability in found]
+        typer.echo(dumps({"words": words}, ensure_ascii=False))
+        return
+    width = max(len(word) for word, _ in found)
+    for word, probability in found:
+        typer.echo(f"{word:<{width}}  {probability:7.2%}".replace("%", " %"))
+
+
+def generate(
+    folder: Folder,
+    prompt: Annotated[str, typer.Option(help="What stands before.")] = "",
+    words: Annotated[int, typer.Option(help="How many words to write.")] = 50,
+    temperature: Annotated[float, typer.Option(help="Below 1 bolder on the probable, 0 greedy.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Draw among so many words; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Draw among the words that make up this share.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 1,
+    unknown: Unknown = False,
+) -> None:
+    """Write on from a prompt, word by word."""
+    needs("torch", "train")
+    from glassgate.language.prediction import Predictor
+
+    pieces = Predictor.load(folder).generate(
+        prompt, words, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, unknown=unknown
+    )
+    for piece in pieces:
+        typer.echo(piece, nl=False)
+    typer.echo()

@@ -1,0 +1,92 @@
+"""``glassgate train``: from a text to a next-word model."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from glassgate.cli.common import needs
+
+Files = Annotated[
+    list[Path] | None, typer.Argument(metavar="TEXT...", help="UTF-8 texts, .gz or plain; folders.")
+]
+
+
+def command(
+    context: typer.Context,
+    texts: Files = None,
+    out: Annotated[Path, typer.Option("--out", help="The model folder to make.")] = Path("model"),
+    valid: Annotated[list[Path] | None, typer.Option(help="Validation text; else a part of TEXT.")] = None,
+    test: Annotated[
+        list[Path] | None, typer.Option(help="Test text; else a part of TEXT, if --valid is too.")
+    ] = None,
+    cell: Annotated[str | None, typer.Option(help="lstm or gru.  [lstm]")] = None,
+    reset: Annotated[
+        str | None, typer.Option(help="GRU: reset before the product (the notes) or after (torch).  [before]")
+    ] = None,
+    hidden: Annotated[int | None, typer.Option(help="Hidden size.  [512]")] = None,
+    layers: Annotated[int | None, typer.Option(help="Layers.  [1]")] = None,
+    embedding: Annotated[int | None, typer.Option(help="Width of the word embedding.  [256]")] = None,
+    bias: Annotated[bool | None, typer.Option("--bias/--no-bias", help="Biases.  [bias]")] = None,
+    tied: Annotated[
+        bool | None, typer.Option("--tied/--untied", help="Whether V is the embedding.  [tied]")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="full or adaptive softmax.  [adaptive from 10,000 words on]")
+    ] = None,
+    dropout: Annotated[float | None, typer.Option(help="Share dropped in training.  [by text size]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Budget: times through the text.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Budget: minutes.  [10, at most 30 epochs]")] = None,
+    batch: Annotated[int | None, typer.Option(help="Parallel streams.  [by text size, 8 to 80]")] = None,
+    unroll: Annotated[int | None, typer.Option(help="Steps of truncated BPTT.  [35]")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak of the one-cycle.  [0.005 at 80 streams]")
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of AdamW.  [0.01]")] = None,
+    clip: Annotated[float | None, typer.Option(help="Largest gradient norm.  [1]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all that is drawn.  [1]")] = None,
+    threads: Annotated[int | None, typer.Option(help="Processor threads.  [all cores]")] = None,
+    tokens: Annotated[
+        str | None,
+        typer.Option(help="spaces (tokenised text) or words (running text).  [as the text suggests]"),
+    ] = None,
+    eos: Annotated[
+        str | None, typer.Option(help="What <eos> ends: line, paragraph, none.  [as the text suggests]")
+    ] = None,
+    lowercase: Annotated[
+        bool | None, typer.Option("--lowercase/--keep-case", help="Drop case.  [keep]")
+    ] = None,
+    minimum_count: Annotated[
+        int | None, typer.Option(help="Rarer words become <unk>.  [2; 1 if the text has <unk>]")
+    ] = None,
+    closed_vocabulary: Annotated[
+        bool | None,
+        typer.Option("--closed-vocabulary/--open-vocabulary", help="No <unk>: every word is known.  [open]"),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
+) -> None:
+    """Train a next-word model on your own text; at its end the folder holds the model and its figures.
+
+    Without --valid and --test the first 90 % of the text train, the next 5 % validate, the last 5 %
+    test. The learning rate ends with the budget. Ctrl-C saves; --resume goes on.
+    """
+    needs("torch", "train")
+    from glassgate.errors import GlassgateError
+    from glassgate.language.options import TrainOptions
+    from glassgate.language.training import train
+
+    names = TrainOptions.__dataclass_fields__
+    given: dict[str, Any] = {n: v for n, v in context.params.items() if n in names and v is not None}
+    if not texts and not resume:
+        raise GlassgateError("TEXT: expected a text to train on, got none")
+    outcome = train(
+        texts or [],
+        out,
+        TrainOptions(**given),
+        valid=valid or [],
+        test=test or [],
+        resume=resume,
+        given=given,
+    )
+    if not outcome.finished:
+        raise typer.Exit(130)

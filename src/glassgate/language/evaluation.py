@@ -1,0 +1,273 @@
+"""How good a model is on a text: perplexity, recall, keystroke savings."""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from math import exp
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from glassgate.errors import GlassgateError
+from glassgate.folder.vocabulary import UNK, Vocabulary
+from glassgate.language.corpus import TokenArray, batches
+from glassgate.language.model import NextWordModel
+from glassgate.language.text import Segment, find_files, read_segments
+
+__all__ = ["Evaluation", "evaluate", "perplexity"]
+
+BLOCK = 256  # tokens that are run at once: their logits over 33,278 words take 34 MB
+SUGGESTIONS = 3  # that a keyboard shows
+RANKS = (1, 3, 10)
+NOT_TYPED = -1  # <eos>, and an <unk> that the text itself holds
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` measures.
+
+    Attributes
+    ----------
+    perplexity
+        exp(total negative log-likelihood in nats / tokens).
+    tokens
+        How many were predicted; ``<eos>`` and ``<unk>`` count.
+    unk_rate
+        The share of them that is ``<unk>``.
+    recall
+        For k = 1, 3, 10 the share of tokens that are among the k most probable; ``<unk>`` is never
+        suggested, so that an unknown word is a miss.
+    recall_in_vocabulary
+        The same over the tokens that are known.
+    keystroke_savings
+        1 - keys with suggestions / keys letter by letter, over all words.
+    keystroke_ceiling
+        What it would be, were every word suggested before its first letter.
+    """
+
+    perplexity: float
+    tokens: int
+    unk_rate: float
+    recall: dict[int, float]
+    recall_in_vocabulary: dict[int, float]
+    keystroke_savings: float
+    keystroke_ceiling: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figures as ``--json`` prints them."""
+        return {
+            "perplexity": self.perplexity,
+            "tokens": self.tokens,
+            "unk_rate": self.unk_rate,
+            **{f"recall@{k}": value for k, value in self.recall.items()},
+            "keystroke_savings": self.keystroke_savings,
+            **{f"recall@{k}_in_vocabulary": value for k, value in self.recall_in_vocabulary.items()},
+            "keystroke_savings_ceiling": self.keystroke_ceiling,
+        }
+
+
+def perplexity(model: NextWordModel, tokens: TokenArray, first: int | None, streams: int = 1) -> float:
+    """Return exp(mean negative log-likelihood) of a text, every token of it counted.
+
+    Parameters
+    ----------
+    model
+        In evaluation mode.
+    tokens
+        The text.
+    first
+        What stands before its first token, ``<eos>``; with None the first is context alone.
+    streams
+        Into how many pieces the text is cut, each read from the initial state. One is exact; some
+        are faster and cost a little warm-up at each start.
+
+    Returns
+    -------
+    float
+        In nats to the power of e: the perplexity.
+
+    Examples
+    --------
+    >>> from glassgate.folder.config import ModelConfig
+    >>> config = ModelConfig(cell="lstm", vocabulary=8, embedding=4, hidden=4, bias=False, tied=False)
+    >>> model = NextWordModel(config).eval()
+    >>> _ = torch.nn.init.zeros_(model.output.weight)  # every word is as probable as any other
+    >>> round(perplexity(model, np.array([3, 1, 4, 1, 5], np.uint16), first=0), 4)
+    8.0
+    """
+    text = np.asarray(tokens) if first is None else np.concatenate([np.array([first], tokens.dtype), tokens])
+    count = len(text) - 1
+    length = -(-count // streams)
+    padded = np.zeros(streams * length + 1, np.int64)
+    padded[: count + 1] = text
+    places = np.arange(streams) * length + np.arange(length + 1)[:, None]
+    words = torch.from_numpy(padded[places])
+    counted = torch.from_numpy(places[1:] <= count)
+    state, total = model.initial_state(streams), 0.0
+    step = max(1, BLOCK // streams)
+    with torch.inference_mode():
+        for start in range(0, length, step):
+            stop = min(start + step, length)
+            loss, state = model.loss(words[start:stop], words[start + 1 : stop + 1], state)
+            total += float(loss[counted[start:stop].flatten()].sum(dtype=torch.float64))
+    return exp(total / count)
+
+
+def evaluate(
+    model: NextWordModel,
+    vocabulary: Vocabulary,
+    texts: Sequence[Path],
+    report: Callable[[int, float], None] | None = None,
+) -> Evaluation:
+    """Read a text as one stream, the state carried from its first word to its last.
+
+    An ``<eos>`` stands before the first token, where the model knows one; else that token is
+    context alone. Nothing is dropped, and memory holds a block of the text at a time.
+
+    Keystroke savings are those of a keyboard that shows the three most probable words before the
+    first letter and after each (of the words that begin so; neither ``<unk>`` nor ``<eos>``) and
+    enters a shown word, with its space, for one key; without it a word takes a key for each letter
+    and one for the space. Unknown words are typed in full. An ``<unk>`` that stands in the text
+    itself, and ``<eos>``, are left out.
+
+    Parameters
+    ----------
+    model
+        In evaluation mode.
+    vocabulary
+        The model's.
+    texts
+        Files and folders.
+    report
+        Called after each block with the tokens read and the perplexity so far.
+
+    Returns
+    -------
+    Evaluation
+        All figures.
+
+    Raises
+    ------
+    GlassgateError
+        When a text cannot be read or has nothing to predict.
+
+    References
+    ----------
+    Keystroke savings: Trnka and McCoy 2008.
+    """
+    keyboard = _Keyboard(vocabulary)
+    unk = -1 if vocabulary.unk is None else vocabulary.unk
+    state, total, count, unknown = model.initial_state(1), 0.0, 0, 0
+    hits = np.zeros(len(RANKS), np.int64)
+    segments = read_segments(find_files(texts), model.config.eos)
+    with torch.inference_mode():
+        for words, keys in _blocks(segments, vocabulary):
+            features, state = model(torch.from_numpy(words[:-1]).unsqueeze(1), state)
+            y = model.output.log_probabilities(features.squeeze(1)).numpy()
+            targets = words[1:]
+            rows = np.arange(len(targets))
+            own = y[rows, targets]
+            total -= own.sum(dtype=np.float64)
+            count += len(targets)
+            unknown += int((targets == unk).sum())
+            if unk >= 0:
+                y[:, unk] = -np.inf  # never suggested
+            # Of words that are equally probable the more frequent one comes first.
+            ranks = (y > own[:, None]).sum(1) + (
+                (y == own[:, None]) & (keyboard.numbers < targets[:, None])
+            ).sum(1)
+            hits += [int(((ranks < k) & (targets != unk)).sum()) for k in RANKS]
+            keyboard.type(y, targets, keys)
+            if report is not None:
+                report(count, exp(total / count))
+    if count == 0:
+        raise GlassgateError("the text: has no word to predict: expected a longer text")
+    known = max(count - unknown, 1)
+    return Evaluation(
+        perplexity=exp(total / count),
+        tokens=count,
+        unk_rate=unknown / count,
+        recall={k: int(hit) / count for k, hit in zip(RANKS, hits, strict=True)},
+        recall_in_vocabulary={k: int(hit) / known for k, hit in zip(RANKS, hits, strict=True)},
+        keystroke_savings=1 - keyboard.pressed / max(keyboard.letter_by_letter, 1),
+        keystroke_ceiling=1 - keyboard.words / max(keyboard.letter_by_letter, 1),
+    )
+
+
+class _Keyboard:
+    """Counts the keys that a text takes with and without suggestions."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.numbers = np.arange(len(vocabulary))
+        self.unk = vocabulary.unk
+        self.hidden = {n for n in (vocabulary.unk, vocabulary.eos) if n is not None}
+        self.spelling = vocabulary.words
+        self.order = np.array(
+            sorted(set(range(len(vocabulary))) - self.hidden, key=self.spelling.__getitem__)
+        )
+        self.sorted = [self.spelling[n] for n in self.order]
+        self.ranges: dict[int, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]] = {}
+        self.pressed = self.letter_by_letter = self.words = 0
+
+    def type(self, y: npt.NDArray[np.float32], targets: npt.NDArray[np.int64], keys: Iterable[int]) -> None:
+        """Type the words ``targets``, each with its number of letters, given log y [T, words]."""
+        for row, (target, letters) in enumerate(zip(targets.tolist(), keys, strict=True)):
+            if letters == NOT_TYPED:
+                continue
+            self.words += 1
+            self.letter_by_letter += letters + 1
+            typed = letters if target == self.unk else self._letters_needed(y[row], target)
+            self.pressed += min(typed, letters) + 1
+
+    def _letters_needed(self, y: npt.NDArray[np.float32], target: int) -> int:
+        """Return how many letters of a word are typed before it is among the suggestions."""
+        starts, stops = self._ranges(target)
+        # With no letter typed all words compete; with one or more those that begin alike, which
+        # stand together in alphabetical order, a range inside the range of one letter less.
+        hidden = sum(y[n] > y[target] for n in self.hidden)
+        if int((y > y[target]).sum()) - hidden < SUGGESTIONS:
+            return 0
+        rivals = y[self.order[starts[0] : stops[0]]] > y[target]
+        better = np.concatenate([[0], np.cumsum(rivals)])
+        counts = better[stops - starts[0]] - better[starts - starts[0]]
+        return 1 + int(np.argmax(np.append(counts, 0) < SUGGESTIONS))
+
+    def _ranges(self, word: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return where in alphabetical order the words with its first 1, 2, ... letters start and stop."""
+        if word not in self.ranges:
+            spelling = self.spelling[word]
+            starts, stops = [], []
+            for prefix in accumulate(spelling):
+                starts.append(bisect_left(self.sorted, prefix))
+                stops.append(bisect_left(self.sorted, prefix + "\U0010ffff"))
+            self.ranges[word] = np.array(starts), np.array(stops)
+        return self.ranges[word]
+
+
+def _blocks(
+    segments: Iterable[Segment], vocabulary: Vocabulary
+) -> Iterator[tuple[npt.NDArray[np.int64], list[int]]]:
+    """Cut a text into blocks: words, of which the first stands before the block, and letters of the rest."""
+    words: list[int] = [] if vocabulary.eos is None else [vocabulary.eos]
+    keys: list[int] = [NOT_TYPED] * len(words)
+    for segment, numbers in batches(segments, vocabulary):
+        words += numbers
+        keys += _letters(segment.text, numbers, vocabulary)
+        if segment.ends and vocabulary.eos is not None:
+            words.append(vocabulary.eos)
+            keys.append(NOT_TYPED)
+        while len(words) > BLOCK:
+            yield np.array(words[: BLOCK + 1], np.int64), keys[1 : BLOCK + 1]
+            words, keys = words[BLOCK:], keys[BLOCK:]
+    if len(words) > 1:
+        yield np.array(words, np.int64), keys[1:]
+
+
+def _letters(text: str, numbers: Sequence[int], vocabulary: Vocabulary) -> list[int]:
+    if vocabulary.unk not in numbers:
+        return [len(vocabulary.words[n]) if n != vocabulary.eos else NOT_TYPED for n in numbers]
+    return [NOT_TYPED if word in (UNK, "<eos>") else len(word) for word in vocabulary.cut(text)]

@@ -1,0 +1,122 @@
+"""The next-word model in torch: embedding, stack of LSTM or GRU layers, softmax."""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from glassgate.folder.config import ModelConfig
+from glassgate.layers import GRU, AdaptiveSoftmax, FullSoftmax
+
+__all__ = ["NextWordModel", "State"]
+
+State: TypeAlias = tuple[Tensor, ...]
+"""What runs through time: (h, C) of an LSTM, (h,) of a GRU, each [layers, N, hidden]."""
+
+INITIAL_RANGE = 0.1  # of the embedding's weights; torch's own unit normal is too wide to be tied
+
+
+class NextWordModel(nn.Module):
+    r"""Predict the next word: y_t = softmax(V h_t + c).
+
+    .. code-block:: text
+
+        x_t      = embedding[word_t]
+        h_t, C_t = LSTM or GRU layers, on x_t and the state of t-1
+        y_t      = softmax(V h_t + c), or softmax(V P h_t + c) where V is the embedding and
+                   narrower than h
+
+    Dropout acts on x_t, between layers and on the last h_t. With biases the LSTM's forget gate starts
+    at sigmoid(1): a new network remembers.
+
+    Parameters
+    ----------
+    config
+        Sizes and forms.
+
+    References
+    ----------
+    The notes, section 2; the forget gate's bias: Gers et al. 2000; tied weights: Press and Wolf 2017.
+
+    Examples
+    --------
+    >>> config = ModelConfig(cell="lstm", vocabulary=100, embedding=10, hidden=20, bias=False, tied=False)
+    >>> model = NextWordModel(config)
+    >>> sum(p.numel() for p in model.parameters()) - model.embedding.weight.numel()
+    4400
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocabulary, config.embedding)
+        nn.init.uniform_(self.embedding.weight, -INITIAL_RANGE, INITIAL_RANGE)
+        between = config.dropout if config.layers > 1 else 0.0  # torch warns of one that cannot act
+        sizes = (config.embedding, config.hidden, config.layers, config.bias)
+        self.rnn: nn.LSTM | GRU
+        if config.cell == "lstm":
+            self.rnn = nn.LSTM(*sizes, dropout=between)
+            if config.bias:
+                for layer in range(config.layers):
+                    forget = slice(config.hidden, 2 * config.hidden)
+                    nn.init.ones_(self.rnn.get_parameter(f"bias_ih_l{layer}").data[forget])
+        else:
+            self.rnn = GRU(*sizes, dropout=between, reset=config.reset)
+        narrower = config.tied and config.embedding != config.hidden
+        self.projection = nn.Linear(config.hidden, config.embedding, bias=False) if narrower else None
+        self.output: FullSoftmax | AdaptiveSoftmax
+        if config.cutoffs:
+            self.output = AdaptiveSoftmax(config.width, config.vocabulary, config.cutoffs, config.bias)
+        else:
+            self.output = FullSoftmax(config.width, config.vocabulary, config.bias)
+        if config.tied:
+            self.output.weight = cast(nn.Parameter, self.embedding.weight)
+
+    def forward(self, words: Tensor, state: State) -> tuple[Tensor, State]:
+        """Run the stack over a sequence.
+
+        Parameters
+        ----------
+        words : Tensor [T, N]
+            Word numbers, time first.
+        state
+            From `initial_state` or an earlier call.
+
+        Returns
+        -------
+        tuple of Tensor [T, N, width] and State
+            What V multiplies at each step, and the state after the last.
+        """
+        dropout = self.config.dropout
+        x = functional.dropout(self.embedding(words), dropout, self.training)
+        h, last = self.rnn(x, state if self.config.cell == "lstm" else state[0])
+        h = functional.dropout(h, dropout, self.training)
+        if self.projection is not None:
+            h = self.projection(h)
+        return h, last if isinstance(last, tuple) else (last,)
+
+    def loss(self, words: Tensor, targets: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return -log y_t[target] in nats for each position, row by row of [T, N], and the last state."""
+        h, state = self(words, state)
+        return self.output.loss(h.flatten(0, 1), targets.flatten()), state
+
+    def initial_state(self, batch: int) -> State:
+        """Return the state before the first word: zeros, for ``batch`` sequences."""
+        zeros = torch.zeros(self.config.layers, batch, self.config.hidden)
+        return (zeros, zeros.clone()) if self.config.cell == "lstm" else (zeros,)
+
+    def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Return the weights as model.safetensors holds them; a tied matrix once. No copies."""
+        tensors = self.state_dict()
+        return {name: tensors[name].detach().numpy() for name in self.config.tensors()}
+
+    def load_arrays(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take weights over, as `arrays` returns them."""
+        own = self.state_dict()
+        with torch.no_grad():
+            for name in self.config.tensors():
+                own[name].copy_(torch.from_numpy(arrays[name]))

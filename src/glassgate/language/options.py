@@ -1,0 +1,191 @@
+"""What a training can be told, with its defaults and bounds."""
+
+from dataclasses import asdict, dataclass, fields
+from math import isfinite
+from typing import Any
+
+from glassgate.errors import GlassgateError
+from glassgate.folder.config import Cell, Eos, ModelConfig, Output, Reset
+from glassgate.folder.vocabulary import Tokens
+from glassgate.language.corpus import Corpus, TextOptions
+
+__all__ = ["Plan", "TrainOptions"]
+
+DEFAULT_MINUTES = 10.0
+MOST_EPOCHS = 30  # where time alone is given, a small text would be learned by heart
+LARGE_VOCABULARY = 10_000  # words from which on the adaptive softmax pays
+CUTOFFS = (2_000, 10_000)
+LARGE_BATCH = 80
+STEPS_PER_EPOCH = 200  # at least so many, as far as the batch can shrink
+LEARNING_RATE = 5e-3  # at a batch of 80 streams; a smaller one follows the square root
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Options of a training; None stands for what `Plan` derives from the text.
+
+    Each attribute is the command-line option of the same name.
+
+    Examples
+    --------
+    >>> TrainOptions(hidden=-3)
+    Traceback (most recent call last):
+    glassgate.errors.GlassgateError: --hidden: must be at least 1, got -3
+    """
+
+    cell: Cell = "lstm"
+    reset: Reset = "before"
+    hidden: int = 512
+    layers: int = 1
+    embedding: int = 256
+    bias: bool = True
+    tied: bool = True
+    output: Output | None = None
+    dropout: float | None = None
+    epochs: int | None = None
+    minutes: float | None = None
+    batch: int | None = None
+    unroll: int = 35
+    learning_rate: float | None = None
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    seed: int = 1
+    threads: int | None = None
+    tokens: Tokens | None = None
+    eos: Eos | None = None
+    lowercase: bool = False
+    minimum_count: int | None = None
+    closed_vocabulary: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "layers", "embedding", "epochs", "batch", "unroll", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise GlassgateError(f"--{name}: must be at least 1, got {value}")
+        for name in ("minutes", "learning_rate", "clip"):
+            value = getattr(self, name)
+            if value is not None and not (isfinite(value) and value > 0):
+                raise GlassgateError(f"--{name.replace('_', '-')}: must be above 0, got {value}")
+        if not (isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise GlassgateError(f"--weight-decay: must be at least 0, got {self.weight_decay}")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise GlassgateError(f"--dropout: must be at least 0 and below 1, got {self.dropout}")
+        if not 0 <= self.seed < 2**31:
+            raise GlassgateError(f"--seed: must be at least 0 and below 2^31, got {self.seed}")
+        self.text  # noqa: B018  # checks the options of the text as well
+
+    @property
+    def text(self) -> TextOptions:
+        """The options that say how text becomes tokens."""
+        return TextOptions(
+            tokens=self.tokens,
+            eos=self.eos,
+            lowercase=self.lowercase,
+            minimum_count=self.minimum_count,
+            closed=self.closed_vocabulary,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options as JSON can hold them."""
+        return asdict(self)
+
+    def differing(self, given: dict[str, Any]) -> list[str]:
+        """Name the options among ``given`` that have another value here."""
+        known = {field.name for field in fields(self)}
+        return [name for name, value in given.items() if name in known and getattr(self, name) != value]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All numbers of a training, derived from its options and the size of its text.
+
+    The rules, each used where the option is not given:
+
+    - batch: 80 streams, or fewer so that an epoch has 200 steps; at least 8 as long as the text
+      suffices;
+    - learning rate: 0.005 x sqrt(batch / 80), the peak of the one-cycle schedule;
+    - dropout: 0.2 from two million tokens on, else 0.5; 0 for a hidden size below 100;
+    - output: adaptive from 10,000 words on, with cutoffs at 2,000 and 10,000;
+    - budget: 10 minutes; and at most 30 epochs where only time is given.
+    """
+
+    config: ModelConfig
+    batch: int
+    unroll: int
+    learning_rate: float
+    epochs: int
+    seconds: float | None
+    steps_per_epoch: int
+
+    @classmethod
+    def make(cls, options: TrainOptions, corpus: Corpus) -> "Plan":
+        """Derive the plan.
+
+        Raises
+        ------
+        GlassgateError
+            When the training text is shorter than one batch.
+        """
+        tokens = len(corpus.train)
+        wanted = tokens // (options.unroll * STEPS_PER_EPOCH)
+        batch = options.batch or max(1, min(max(wanted, 8), LARGE_BATCH, tokens // 2))
+        if tokens < 2 * batch:
+            raise GlassgateError(
+                f"the text: is shorter than one batch: {batch} streams need at least {2 * batch:,} tokens "
+                f"to train on, got {tokens:,}"
+            )
+        words = len(corpus.vocabulary)
+        output: Output = options.output or ("adaptive" if words >= LARGE_VOCABULARY else "full")
+        if output == "adaptive" and words <= CUTOFFS[0]:
+            raise GlassgateError(
+                f"--output: adaptive needs more than {CUTOFFS[0]:,} words, the vocabulary has {words:,}"
+            )
+        dropout = options.dropout
+        if dropout is None:
+            dropout = 0.0 if options.hidden < 100 else 0.2 if tokens >= 2_000_000 else 0.5
+        timed = options.minutes is not None or options.epochs is None
+        config = ModelConfig(
+            cell=options.cell,
+            reset=options.reset,
+            vocabulary=words,
+            embedding=options.embedding,
+            hidden=options.hidden,
+            layers=options.layers,
+            bias=options.bias,
+            tied=options.tied,
+            output=output,
+            cutoffs=tuple(c for c in CUTOFFS if c < words) if output == "adaptive" else (),
+            dropout=dropout,
+            eos=corpus.eos,
+        )
+        length = (tokens - 1) // batch
+        return cls(
+            config=config,
+            batch=batch,
+            unroll=options.unroll,
+            learning_rate=options.learning_rate or LEARNING_RATE * (batch / LARGE_BATCH) ** 0.5,
+            epochs=options.epochs or MOST_EPOCHS,
+            seconds=60 * (options.minutes or DEFAULT_MINUTES) if timed else None,
+            steps_per_epoch=-(-length // options.unroll),
+        )
+
+    @property
+    def steps(self) -> int:
+        """The number of steps that end the training, should its time not end it before."""
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def validate_every(self) -> int:
+        """Steps between validations: an epoch, or 500 of a long one, or some short ones."""
+        steps = self.steps_per_epoch
+        return 500 if steps > 500 else steps * -(-50 // steps)
+
+    @property
+    def log_every(self) -> int:
+        """Steps between rows of metrics.jsonl."""
+        return max(1, min(self.steps_per_epoch // 10, 50))
+
+    def progress(self, step: int, seconds: float) -> float:
+        """Return the share of the budget that is spent: of the steps or of the time, the larger."""
+        spent = step / self.steps
+        return min(1.0, spent if self.seconds is None else max(spent, seconds / self.seconds))

@@ -1,0 +1,304 @@
+"""The training loop: one run, from the last checkpoint to the end or to an interruption."""
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import exp, isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from glassgate.errors import GlassgateError
+from glassgate.folder import model as files
+from glassgate.folder.card import write_card
+from glassgate.folder.files import reporting_disk_errors, write_atomically
+from glassgate.folder.weights import load_weights, save_weights
+from glassgate.language.checkpoint import Progress, load_checkpoint, save_checkpoint
+from glassgate.language.corpus import Corpus, TokenArray
+from glassgate.language.evaluation import perplexity
+from glassgate.language.model import NextWordModel
+from glassgate.language.options import Plan, TrainOptions
+from glassgate.language.picture import draw_loss
+from glassgate.language.progress import ProgressDisplay, clock
+from glassgate.language.schedule import Streams, one_cycle
+
+__all__ = ["WORK", "Outcome", "Trainer", "discard"]
+
+WORK = "training"  # the folder of what an unfinished training needs; gone when it ends
+SAVE_EVERY = 60.0  # seconds between checkpoints
+VALIDATED = 100_000  # tokens of the validation part that are read while training
+TESTED = 1_000_000  # tokens of each held-out part that are read at the end
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended: whether it is finished, and its perplexities by name."""
+
+    finished: bool
+    figures: dict[str, float]
+
+
+class Trainer:
+    """Trains a model on a corpus and keeps its folder up to date.
+
+    Parameters
+    ----------
+    out
+        The model folder; its folder ``training`` may hold a checkpoint to go on from.
+    options, corpus
+        What was asked for, and the text.
+    console
+        Where progress is shown.
+    """
+
+    def __init__(self, out: Path, options: TrainOptions, corpus: Corpus, console: Console) -> None:
+        self.out, self.options, self.corpus, self.console = out, options, corpus, console
+        self.checkpoint = out / WORK / "checkpoint.safetensors"
+        self.metrics = out / files.METRICS
+        self.plan = Plan.make(options, corpus)
+        torch.manual_seed(options.seed)
+        self.model = NextWordModel(self.plan.config)
+        self.streams = Streams(corpus.train, self.plan.batch, self.plan.unroll, options.seed)
+        self.optimizer = _optimizer(self.model, options.weight_decay)
+        self.state = self.model.initial_state(self.plan.batch)
+        self.progress = Progress()
+        if self.checkpoint.exists():
+            self.state, self.progress = load_checkpoint(self.checkpoint, self.model, self.optimizer)
+        self.display = ProgressDisplay(console, "training")
+        self.ticked = self.saved = 0.0
+
+    def run(self) -> Outcome:
+        """Train until the budget is spent or a signal asks to stop."""
+        self._cut_metrics()
+        write_atomically(self.out / files.CONFIG, self.plan.config.to_json())
+        self._introduce()
+        self.ticked = self.saved = time.monotonic()
+        with _stop_requested() as stop, self.display:
+            while (spent := self._spent()) < 1 and not stop.is_set():
+                rate = self.plan.learning_rate * one_cycle(spent)
+                self._step(rate)
+                if self.progress.step % self.plan.log_every == 0:
+                    self._log_training(rate)
+                if self.progress.step % self.plan.validate_every == 0:
+                    self._validate()
+                if time.monotonic() - self.saved >= SAVE_EVERY:
+                    self._save()
+            if stop.is_set():
+                return self._interrupted()
+            if self.progress.validated != self.progress.step:
+                self._validate()
+            self._save()
+        return self._finish()
+
+    def _spent(self) -> float:
+        """Return the share of the budget that is spent, after bringing the clock up to date."""
+        now = time.monotonic()
+        self.progress.seconds += now - self.ticked
+        self.ticked = now
+        return self.plan.progress(self.progress.step, self.progress.seconds)
+
+    def _step(self, rate: float) -> None:
+        """Read T words of each stream and move the weights once."""
+        progress, started = self.progress, time.monotonic()
+        # Dropout draws from the seed and the step alone: there is no generator to save.
+        torch.manual_seed((self.options.seed << 32) + progress.step)
+        if progress.step % len(self.streams) == 0:
+            self.state = self.model.initial_state(self.plan.batch)
+        words, targets = self.streams.read(progress.step)
+        self.model.train()
+        losses, state = self.model.loss(words, targets, self.state)
+        loss = losses.mean()
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip)
+        value = float(loss.detach())
+        if not isfinite(value) or not isfinite(float(norm)):
+            raise GlassgateError(
+                f"training: the loss is no finite number at step {progress.step + 1}, learning rate "
+                f"{rate:.3g}: try a lower --learning-rate; what was saved before stays"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.state = tuple(part.detach() for part in state)
+        progress.step += 1
+        progress.loss += value * targets.numel()
+        progress.tokens += targets.numel()
+        progress.row_seconds += time.monotonic() - started
+
+    def _log_training(self, rate: float) -> None:
+        progress = self.progress
+        loss = progress.loss / progress.tokens
+        speed = progress.tokens / max(progress.row_seconds, 1e-9)
+        spent = self._spent()
+        self._append(
+            {"loss": loss, "perplexity": exp(loss), "words_per_second": speed, "learning_rate": rate}
+        )
+        progress.loss, progress.tokens, progress.row_seconds = 0.0, 0, 0.0
+        left = progress.seconds * (1 - spent) / spent
+        best = "" if progress.best is None else f"  validation {progress.best:,.1f}"
+        text = f"perplexity {exp(loss):,.1f}{best}  {speed:,.0f} words/s  {clock(left)} left"
+        self.display.update(spent, text)
+
+    def _validate(self) -> None:
+        """Measure the perplexity on held-out text; the weights that do best are the model."""
+        progress = self.progress
+        self.model.eval()
+        tokens = self.corpus.valid[:VALIDATED]
+        streams = max(1, min(10, len(tokens) // 1_000))
+        value = perplexity(self.model, tokens, self.corpus.vocabulary.eos, streams)
+        self._spent()
+        progress.validated = progress.step
+        self._append({"valid_perplexity": value})
+        if progress.best is None or value < progress.best:
+            progress.best, progress.best_step = value, progress.step
+            self._save_model({})
+        if not self.console.is_terminal or self.plan.validate_every >= 500:
+            self.display.say(
+                f"step {progress.step:,}, epoch {self._epoch():.1f}: validation perplexity {value:,.1f}"
+            )
+
+    def _save(self) -> None:
+        with self.metrics.open("ab") as file:
+            os.fsync(file.fileno())
+            self.progress.metrics_bytes = file.tell()
+        save_checkpoint(self.checkpoint, self.model, self.optimizer, self.state, self.progress)
+        self.saved = time.monotonic()
+
+    def _save_model(self, figures: dict[str, float]) -> None:
+        progress, options, plan = self.progress, self.options, self.plan
+        if not figures:
+            save_weights(self.out / files.WEIGHTS, self.model.arrays())
+        measured = [(name, f"{value:,.2f}") for name, value in figures.items()]
+        if progress.best is not None:
+            measured.append(
+                (
+                    f"validation perplexity while training (step {progress.best_step:,})",
+                    f"{progress.best:,.2f}",
+                )
+            )
+        budget = f"{progress.step:,} steps ({self._epoch():.2f} epochs) in {clock(progress.seconds)}"
+        training = {
+            "text": f"{len(self.corpus.train):,} tokens; {self.corpus.split}",
+            "budget": budget,
+            "batch and unroll": f"{plan.batch} streams, {plan.unroll} words",
+            "optimiser": f"AdamW, weight decay {options.weight_decay:g}, gradient norm at most {options.clip:g}",
+            "learning rate": f"one cycle, up to {plan.learning_rate:.2g}",
+            "dropout": f"{plan.config.dropout:g}",
+            "seed": str(options.seed),
+        }
+        weights = sum(parameter.numel() for parameter in self.model.parameters())
+        card = write_card(plan.config, weights, self.corpus.vocabulary.lowercase, training, measured)
+        write_atomically(self.out / files.CARD, card)
+
+    def _interrupted(self) -> Outcome:
+        self._save()
+        if not (self.out / files.WEIGHTS).exists():
+            self._save_model({})
+        self._draw()
+        self.display.say(
+            f"interrupted at step {self.progress.step:,}; all is saved. Go on with:\n"
+            f"  glassgate train --resume --out {self.out}"
+        )
+        return Outcome(False, {})
+
+    def _finish(self) -> Outcome:
+        """Measure the best weights on all that was held out, and tidy up."""
+        self.model.load_arrays(load_weights(self.out / files.WEIGHTS, self.plan.config.tensors()))
+        self.model.eval()
+        figures: dict[str, float] = {}
+        for name, tokens in (("validation", self.corpus.valid), ("test", self.corpus.test)):
+            if tokens is not None:
+                figures[f"{name} perplexity"] = self._measure(name, tokens[:TESTED])
+        self._save_model(figures)
+        self._draw()
+        discard(self.out)
+        for name, value in figures.items():
+            self.console.print(f"{name} {value:,.2f}", highlight=False)
+        self.console.print(f"the model is in {self.out}", highlight=False, soft_wrap=True)
+        return Outcome(True, figures)
+
+    def _measure(self, name: str, tokens: TokenArray) -> float:
+        with self.console.status(f"measuring on the {name} part"):
+            return perplexity(self.model, tokens, self.corpus.vocabulary.eos)
+
+    def _introduce(self) -> None:
+        plan, config = self.plan, self.plan.config
+        weights = sum(parameter.numel() for parameter in self.model.parameters())
+        ends = [f"{plan.epochs} epochs ({plan.steps:,} steps)"] if plan.epochs else []
+        if plan.seconds is not None:
+            ends.insert(0, clock(plan.seconds))
+        resumed = f"going on at step {self.progress.step:,}; " if self.progress.step else ""
+        self.display.say(
+            f"{resumed}{config.cell.upper()} {config.layers} x {config.hidden}, embedding {config.embedding}"
+            f"{' (tied)' if config.tied else ''}, {config.output} softmax: {weights:,} weights\n"
+            f"{plan.batch} streams of {plan.unroll} words a step, dropout {config.dropout:g}, for "
+            f"{' or '.join(ends)}{', what comes first' if len(ends) > 1 else ''}"
+        )
+
+    def _epoch(self) -> float:
+        return self.progress.step / len(self.streams)
+
+    def _append(self, values: dict[str, Any]) -> None:
+        row = {"step": self.progress.step, "epoch": round(self._epoch(), 4), **values}
+        row["seconds"] = round(self.progress.seconds, 3)
+        with reporting_disk_errors(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def _cut_metrics(self) -> None:
+        """Drop the rows of steps that a killed run did but had not saved."""
+        with reporting_disk_errors(self.metrics), self.metrics.open("ab") as file:
+            file.truncate(self.progress.metrics_bytes)
+
+    def _draw(self) -> None:
+        rows = [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+        config = self.plan.config
+        title = f"{config.cell.upper()} {config.layers} x {config.hidden}, {len(self.corpus.train):,} tokens"
+        write_atomically(self.out / files.PICTURE, draw_loss(rows, title))
+
+
+def discard(out: Path) -> None:
+    """Remove what an unfinished training needs; a kill half-way leaves nothing that looks like one."""
+    doomed = out / ".training"
+    shutil.rmtree(doomed, ignore_errors=True)
+    if (out / WORK).exists():
+        (out / WORK).rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _optimizer(model: NextWordModel, weight_decay: float) -> torch.optim.AdamW:
+    """Make the optimiser; biases do not decay."""
+    parameters = list(model.parameters())
+    groups: list[dict[str, Any]] = [{"params": [p for p in parameters if p.dim() > 1]}]
+    if biases := [p for p in parameters if p.dim() == 1]:
+        groups.append({"params": biases, "weight_decay": 0.0})
+    return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
+
+
+@contextmanager
+def _stop_requested() -> Iterator[threading.Event]:
+    """Catch Ctrl-C and SIGTERM: the first asks to stop after the step, the second stops at once."""
+    stop = threading.Event()
+
+    def ask(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals reach the main thread alone
+        return
+    former = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

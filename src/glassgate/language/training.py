@@ -1,0 +1,145 @@
+"""Training: truncated BPTT with carried state, from a text to a model folder."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from glassgate.errors import GlassgateError
+from glassgate.folder import model as files
+from glassgate.folder.files import reporting_disk_errors, write_atomically
+from glassgate.folder.vocabulary import Vocabulary
+from glassgate.language.corpus import Corpus, open_tokens, prepare
+from glassgate.language.options import Plan, TrainOptions
+from glassgate.language.trainer import WORK, Outcome, Trainer, discard
+
+__all__ = ["train"]
+
+
+def train(
+    texts: Sequence[Path],
+    out: Path,
+    options: TrainOptions,
+    *,
+    valid: Sequence[Path] = (),
+    test: Sequence[Path] = (),
+    resume: bool = False,
+    given: dict[str, Any] | None = None,
+    console: Console | None = None,
+) -> Outcome:
+    """Train a next-word model on a text and write its folder.
+
+    Parameters
+    ----------
+    texts
+        The training text, files and folders; on ``resume`` they may be left out.
+    out
+        The model folder to make.
+    options
+        Sizes, budget and the rest.
+    valid, test
+        Held-out texts; by default parts of ``texts``, by position.
+    resume
+        Go on with a training that was interrupted; where it left nothing yet, start it.
+    given
+        On ``resume`` the options that were given anew; they must be those of the training.
+    console
+        Where progress is shown; by default standard error.
+
+    Returns
+    -------
+    Outcome
+        Whether it ran to its end, and the perplexities on what was held out.
+
+    Raises
+    ------
+    GlassgateError
+        For bad input, a full disk, or a loss that is no number. What was saved stays.
+
+    Notes
+    -----
+    With ``epochs`` a resumed training ends with the very bits of an uninterrupted one, on the same
+    machine with the same number of threads. With ``minutes`` the schedule follows the clock, and no
+    two runs are alike.
+    """
+    console = console or Console(stderr=True)
+    work = out / WORK
+    stored = work / "options.json"
+    if resume and stored.exists():
+        options, split = _stored_options(stored, given or {}, [*texts, *valid, *test])
+        vocabulary = Vocabulary.load(out / files.TOKENIZER)
+        corpus = open_tokens(vocabulary, split["eos"], work, split["split"])
+    else:
+        if resume and (out / files.WEIGHTS).exists() and not work.exists():
+            discard(out)
+            console.print(f"{out}: the training is finished, there is nothing to resume", highlight=False)
+            return Outcome(True, {})
+        if not texts:
+            raise GlassgateError(f"{out}: holds no training to resume, and no text was given to start one")
+        if not (resume and work.exists()):
+            files.make_folder(out)
+        with reporting_disk_errors(work):
+            work.mkdir(exist_ok=True)
+        corpus = _prepare(texts, valid, test, options, out, console)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(options.threads or threads)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return Trainer(out, options, corpus, console).run()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _prepare(
+    texts: Sequence[Path],
+    valid: Sequence[Path],
+    test: Sequence[Path],
+    options: TrainOptions,
+    out: Path,
+    console: Console,
+) -> Corpus:
+    """Tokenise; options.json, written last, says that all is there."""
+    work = out / WORK
+
+    def report(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True)
+
+    try:
+        corpus = prepare(texts, valid, test, options.text, work, report)
+        Plan.make(options, corpus)
+    except BaseException:
+        # Nothing was trained: leave nothing behind that the next try would trip over.
+        discard(out)
+        if not any(out.iterdir()):
+            out.rmdir()
+        raise
+    corpus.vocabulary.save(out / files.TOKENIZER)
+    names = [str(path.resolve()) for path in (*texts, *valid, *test)]
+    record = {"options": options.as_dict(), "texts": names, "eos": corpus.eos, "split": corpus.split}
+    write_atomically(work / "options.json", json.dumps(record, indent=2) + "\n")
+    return corpus
+
+
+def _stored_options(
+    path: Path, given: dict[str, Any], texts: Sequence[Path]
+) -> tuple[TrainOptions, dict[str, Any]]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        options = TrainOptions(**record["options"])
+        names = record["texts"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise GlassgateError(f"{path}: is damaged: {error}") from error
+    if differing := options.differing(given):
+        name = differing[0]
+        raise GlassgateError(
+            f"--{name.replace('_', '-')}: a resumed training keeps its options: "
+            f"expected {getattr(options, name)}, got {given[name]}"
+        )
+    if texts and [str(text.resolve()) for text in texts] != names:
+        raise GlassgateError(
+            f"{path.parent.parent}: a resumed training keeps its texts: expected {', '.join(names)}"
+        )
+    return options, record
