@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from glassgate.folder.config import ModelConfig
 from glassgate.layers import GRU, AdaptiveSoftmax, FullSoftmax
@@ -30,7 +29,8 @@ class NextWordModel(nn.Module):
         y_t      = softmax(V h_t + c), or softmax(V P h_t + c) where V is the embedding and
                    narrower than h
 
-    Dropout acts on x_t, between layers and on the last h_t. With biases the LSTM's forget gate starts
+    Dropout acts on x_t, between layers and on the last h_t; on x_t and the last h_t with one mask
+    for all steps of a sequence. With biases the LSTM's forget gate starts
     at sigmoid(1): a new network remembers.
 
     Parameters
@@ -40,7 +40,8 @@ class NextWordModel(nn.Module):
 
     References
     ----------
-    The notes, section 2; the forget gate's bias: Gers et al. 2000; tied weights: Press and Wolf 2017.
+    The notes, section 2; the forget gate's bias: Gers et al. 2000; tied weights: Press and Wolf 2017;
+    one mask a sequence: Gal and Ghahramani 2016.
 
     Examples
     --------
@@ -91,13 +92,19 @@ class NextWordModel(nn.Module):
         tuple of Tensor [T, N, width] and State
             What V multiplies at each step, and the state after the last.
         """
-        dropout = self.config.dropout
-        x = functional.dropout(self.embedding(words), dropout, self.training)
+        x = self._drop(self.embedding(words))
         h, last = self.rnn(x, state if self.config.cell == "lstm" else state[0])
-        h = functional.dropout(h, dropout, self.training)
+        h = self._drop(h)
         if self.projection is not None:
             h = self.projection(h)
         return h, last if isinstance(last, tuple) else (last,)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        """Drop the same units of a sequence at all its steps: [T, N, width]."""
+        keep = 1 - self.config.dropout
+        if not self.training or keep == 1:
+            return x
+        return x * x.new_empty(1, *x.shape[1:]).bernoulli_(keep).div_(keep)
 
     def loss(self, words: Tensor, targets: Tensor, state: State) -> tuple[Tensor, State]:
         """Return -log y_t[target] in nats for each position, row by row of [T, N], and the last state."""

@@ -14,7 +14,7 @@ __all__ = ["Plan", "TrainOptions"]
 DEFAULT_MINUTES = 10.0
 MOST_EPOCHS = 30  # where time alone is given, a small text would be learned by heart
 LARGE_VOCABULARY = 10_000  # words from which on the adaptive softmax pays
-CUTOFFS = (2_000, 10_000)
+CUTOFFS = (1_000, 5_000, 15_000)
 LARGE_BATCH = 80
 STEPS_PER_EPOCH = 200  # at least so many, as far as the batch can shrink
 LEARNING_RATE = 5e-3  # at a batch of 80 streams; a smaller one follows the square root
@@ -105,7 +105,7 @@ class Plan:
       suffices;
     - learning rate: 0.005 x sqrt(batch / 80), the peak of the one-cycle schedule;
     - dropout: 0.2 from two million tokens on, else 0.5; 0 for a hidden size below 100;
-    - output: adaptive from 10,000 words on, with cutoffs at 2,000 and 10,000;
+    - output: adaptive from 10,000 words on, with cutoffs at 1,000, 5,000 and 15,000;
     - budget: 10 minutes; and at most 30 epochs where only time is given.
     """
 

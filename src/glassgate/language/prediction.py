@@ -186,7 +186,7 @@ class Predictor:
         return np.exp(logs.numpy().astype(np.float64)), state
 
     def _numbers(self, text: str, unknown: bool) -> list[int]:
-        """Number the words of a prompt; before the first stands ``<eos>``, where there is one."""
+        """Turn a prompt into word numbers; before them stands ``<eos>``, where there is one."""
         vocabulary = self.vocabulary
         known = {word: number for number, word in enumerate(vocabulary.words)}
         numbers = [] if vocabulary.eos is None else [vocabulary.eos]

@@ -190,7 +190,7 @@ class Trainer:
             "text": f"{len(self.corpus.train):,} tokens; {self.corpus.split}",
             "budget": budget,
             "batch and unroll": f"{plan.batch} streams, {plan.unroll} words",
-            "optimiser": f"AdamW, weight decay {options.weight_decay:g}, gradient norm at most {options.clip:g}",
+            "optimiser": f"AdamW, weight decay {options.weight_decay:g}, gradient norm <= {options.clip:g}",
             "learning rate": f"one cycle, up to {plan.learning_rate:.2g}",
             "dropout": f"{plan.config.dropout:g}",
             "seed": str(options.seed),
