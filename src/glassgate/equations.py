@@ -387,7 +387,7 @@ def from_torch_layout(
     where = "from_torch_layout"
     _check_reset(where, reset)
     rows, n = _need(where, "weight_hh", weight_hh, ("4n or 3n", "n")).shape
-    order = {4 * n: "ifgo", 3 * n: "rug"}.get(rows if n else -1)
+    order = {4 * n: "ifgo", 3 * n: "rug"}.get(rows)
     if order is None:
         raise GlassgateError(f"{where}: weight_hh must have shape (4n, n) or (3n, n), got {weight_hh.shape}")
     _need(where, "weight_ih", weight_ih, (rows, "m"), weight_hh.dtype)
@@ -452,18 +452,14 @@ def _need(
     where: str, name: str, array: Array, shape: tuple[int | str, ...] | None = None, dtype: Any = None
 ) -> Array:
     """Return `array` if it is a float array of that shape (a letter stands for any size) and dtype."""
-    if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.floating) or array.ndim == 0:
-        came = (
-            f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-        )
-        raise GlassgateError(f"{where}: {name} must be a float array with at least one axis, got {came}")
-    if shape is not None:
-        pairs = zip(shape, array.shape, strict=False)
-        if len(shape) != array.ndim or any(e != a for e, a in pairs if not isinstance(e, str)):
-            expected = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
-            raise GlassgateError(f"{where}: {name} must have shape {expected}, got {array.shape}")
+    if not isinstance(array, np.ndarray):
+        raise GlassgateError(f"{where}: {name} must be a NumPy array, got {type(array).__name__}")
+    if not np.issubdtype(array.dtype, np.floating):
+        raise GlassgateError(f"{where}: {name} must be an array of floats, got {array.dtype}")
+    wrong = [a for a, e in zip(array.shape, shape or (), strict=False) if isinstance(e, int) and a != e]
+    if array.ndim == 0 or wrong or array.ndim != len(shape or array.shape):
+        expected = f"({', '.join(map(str, shape or ('...', 'n')))})"
+        raise GlassgateError(f"{where}: {name} must have shape {expected}, got {array.shape}")
     if dtype is not None and array.dtype != dtype:
-        raise GlassgateError(
-            f"{where}: all arrays must have one dtype, here {dtype}, but {name} is {array.dtype}"
-        )
+        raise GlassgateError(f"{where}: all arrays must share the dtype {dtype}, but {name} is {array.dtype}")
     return array
