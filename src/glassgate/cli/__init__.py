@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from glassgate import GlassgateError, __version__
-from glassgate.cli import count, evaluate, predict, train
+from glassgate.cli import count, demo, evaluate, predict, train
 
 __all__ = ["app", "main"]
 
@@ -26,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command("demo")(demo.command)
 app.command("count")(count.command)
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)

@@ -1,0 +1,92 @@
+"""``glassgate demo``: the notes' exercise from beginning to end."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from glassgate.cli.common import needs
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LINES_SHOWN, WORDS_SHOWN = 4, 12
+PROMPTS = ("the old gate", "in the morning", "she")
+NEXT = """\
+  glassgate train my.txt --out my-model      ten minutes; --minutes 1 for a first look
+  glassgate predict my-model "a few words"   the most probable next words
+  glassgate --help                           all commands"""
+
+
+def command(
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Keep the model in this folder; else it is thrown away.")
+    ] = None,
+) -> None:
+    """Count, train and look into the notes' exercise: an LSTM of 20 nodes with 4,400 weights."""
+    needs("torch", "train")
+    from tempfile import TemporaryDirectory
+
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    with TemporaryDirectory() as temporary:
+        folder = out or Path(temporary) / "exercise"
+        _show_text(console)
+        _show_count()
+        console.print("\n[bold]Training[/bold]: words 1 to 900; the last 100 are held out")
+        from glassgate.language.exercise import train_exercise
+
+        train_exercise(folder, console)
+        console.print("A guess among 100 words has perplexity 100.")
+        _show_predictions(folder, console)
+        _show_gates(folder, console)
+    kept = "" if out is None else f"\n  glassgate generate {out} --prompt {PROMPTS[0]!r}"
+    console.print(f"\n[bold]And now a text of your own[/bold]{kept}\n{NEXT}")
+
+
+def _show_text(console: "Console") -> None:
+    from glassgate.language.exercise import sample_text
+
+    console.print("[bold]The text[/bold]: 1,000 words, 100 of them unique")
+    for line in sample_text().splitlines()[:LINES_SHOWN]:
+        console.print(f"  {line}", style="italic")
+    console.print("  ...")
+
+
+def _show_count() -> None:
+    from glassgate.cli import count
+
+    typer.echo("")
+    count.command(cell="lstm", input=10, hidden=20, vocabulary=100, bias=False)
+
+
+def _show_predictions(folder: Path, console: "Console") -> None:
+    from glassgate.language.prediction import Predictor
+
+    predictor = Predictor.load(folder)
+    console.print("\n[bold]The next word[/bold]")
+    width = max(map(len, PROMPTS))
+    for prompt in PROMPTS:
+        words = ", ".join(f"{word} {share:.0%}" for word, share in predictor.predict(prompt, 4))
+        console.print(f"  {prompt:<{width}} ...  {words}")
+
+
+def _show_gates(folder: Path, console: "Console") -> None:
+    from glassgate.folder.model import WEIGHTS, read_folder
+    from glassgate.folder.weights import load_weights
+    from glassgate.language.exercise import sample_text
+    from glassgate.language.gates import gates_over
+    from glassgate.lens.terminal import Block, draw
+
+    config, vocabulary = read_folder(folder)
+    words = sample_text().split()[:WORDS_SHOWN]
+    (numbers,) = vocabulary.encode([" ".join(words)])
+    (steps,) = gates_over(config, load_weights(folder / WEIGHTS, config.tensors()), numbers)
+    console.print(
+        "\n[bold]The gates[/bold] over the first words: a row a word, a cell a unit, dark 0, light 1"
+    )
+    draw(console, words, [Block("forget f", steps.f), Block("input i", steps.i), Block("output o", steps.o)])
+    console.print("\n[bold]Candidate and states[/bold]: blue -1, white 0, red 1")
+    signed = [("candidate g", steps.g), ("cell state C", steps.C), ("hidden state h", steps.h)]
+    draw(console, words, [Block(name, values, signed=True) for name, values in signed])

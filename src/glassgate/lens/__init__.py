@@ -1,0 +1,1 @@
+"""What to do with gates once recorded. Arrays in, from whichever face."""
