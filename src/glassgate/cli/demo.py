@@ -10,6 +10,8 @@ from glassgate.cli.common import needs
 if TYPE_CHECKING:
     from rich.console import Console
 
+GATES = {"f": "forget f", "i": "input i", "o": "output o"}
+SIGNED = {"g": "candidate g", "C": "cell state C", "h": "hidden state h"}
 LINES_SHOWN, WORDS_SHOWN = 4, 12
 PROMPTS = ("the old gate", "in the morning", "she")
 NEXT = """\
@@ -83,10 +85,8 @@ def _show_gates(folder: Path, console: "Console") -> None:
     words = sample_text().split()[:WORDS_SHOWN]
     (numbers,) = vocabulary.encode([" ".join(words)])
     (steps,) = gates_over(config, load_weights(folder / WEIGHTS, config.tensors()), numbers)
-    console.print(
-        "\n[bold]The gates[/bold] over the first words: a row a word, a cell a unit, dark 0, light 1"
-    )
-    draw(console, words, [Block("forget f", steps.f), Block("input i", steps.i), Block("output o", steps.o)])
-    console.print("\n[bold]Candidate and states[/bold]: blue -1, white 0, red 1")
-    signed = [("candidate g", steps.g), ("cell state C", steps.C), ("hidden state h", steps.h)]
-    draw(console, words, [Block(name, values, signed=True) for name, values in signed])
+    values = steps._asdict()
+    console.print("\n[bold]The gates[/bold] over the first words: a row a word, a cell a unit, from 0 to 1")
+    draw(console, words, [Block(name, values[letter]) for letter, name in GATES.items()])
+    console.print("\n[bold]Candidate and states[/bold]: from -1 over 0 to 1")
+    draw(console, words, [Block(name, values[letter], signed=True) for letter, name in SIGNED.items()])
