@@ -20,7 +20,7 @@ bench: .venv/.run
 	$(BIN)/python benchmarks/language.py
 
 docs: .venv/.docs
-	$(BIN)/sphinx-build -W -n -q -b html docs build/docs
+	$(BIN)/sphinx-build -W -q -b html docs build/docs
 	@echo "open build/docs/index.html"
 
 clean:

@@ -84,7 +84,7 @@ class Trainer:
         with _stop_requested() as stop, self.display:
             while (spent := self._spent()) < 1 and not stop.is_set():
                 rate = self.plan.learning_rate * one_cycle(spent)
-                self._step(rate)
+                self.step(rate)
                 if self.progress.step % self.plan.log_every == 0:
                     self._log_training(rate)
                 if self.progress.step % self.plan.validate_every == 0:
@@ -105,7 +105,7 @@ class Trainer:
         self.ticked = now
         return self.plan.progress(self.progress.step, self.progress.seconds)
 
-    def _step(self, rate: float) -> None:
+    def step(self, rate: float) -> None:
         """Read T words of each stream and move the weights once."""
         progress, started = self.progress, time.monotonic()
         # Dropout draws from the seed and the step alone: there is no generator to save.
