@@ -1,7 +1,7 @@
 """``glassgate train``: from a text to a next-word model."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -20,9 +20,10 @@ def command(
     test: Annotated[
         list[Path] | None, typer.Option(help="Test text; else a part of TEXT, if --valid is too.")
     ] = None,
-    cell: Annotated[str | None, typer.Option(help="lstm or gru.  [lstm]")] = None,
+    cell: Annotated[Literal["lstm", "gru"] | None, typer.Option(help="The recurrent cell.  [lstm]")] = None,
     reset: Annotated[
-        str | None, typer.Option(help="GRU: reset before the product (the notes) or after (torch).  [before]")
+        Literal["before", "after"] | None,
+        typer.Option(help="GRU: reset before the product (the notes) or after (torch).  [before]"),
     ] = None,
     hidden: Annotated[int | None, typer.Option(help="Hidden size.  [512]")] = None,
     layers: Annotated[int | None, typer.Option(help="Layers.  [1]")] = None,
@@ -32,7 +33,7 @@ def command(
         bool | None, typer.Option("--tied/--untied", help="Whether V is the embedding.  [tied]")
     ] = None,
     output: Annotated[
-        str | None, typer.Option(help="full or adaptive softmax.  [adaptive from 10,000 words on]")
+        Literal["full", "adaptive"] | None, typer.Option(help="The softmax.  [adaptive from 10,000 words on]")
     ] = None,
     dropout: Annotated[float | None, typer.Option(help="Share dropped in training.  [by text size]")] = None,
     epochs: Annotated[int | None, typer.Option(help="Budget: times through the text.")] = None,
@@ -47,11 +48,12 @@ def command(
     seed: Annotated[int | None, typer.Option(help="Of all that is drawn.  [1]")] = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads.  [all cores]")] = None,
     tokens: Annotated[
-        str | None,
-        typer.Option(help="spaces (tokenised text) or words (running text).  [as the text suggests]"),
+        Literal["spaces", "words"] | None,
+        typer.Option(help="What stands between spaces, or words and marks.  [as the text suggests]"),
     ] = None,
     eos: Annotated[
-        str | None, typer.Option(help="What <eos> ends: line, paragraph, none.  [as the text suggests]")
+        Literal["line", "paragraph", "none"] | None,
+        typer.Option(help="What <eos> ends.  [as the text suggests]"),
     ] = None,
     lowercase: Annotated[
         bool | None, typer.Option("--lowercase/--keep-case", help="Drop case.  [keep]")

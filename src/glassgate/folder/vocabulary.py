@@ -111,7 +111,10 @@ class Vocabulary:
         numbers = counter.get_vocab()
         words = special + [word for word in sorted(numbers, key=numbers.__getitem__) if word not in special]
         if len(words) == len(special):
-            raise GlassgateError(f"the text: holds no word that occurs {minimum_count} times: expected text")
+            often = f" that occurs {minimum_count} times or more" if minimum_count > 1 else ""
+            raise GlassgateError(
+                f"the text: holds no word{often} in its training part: expected a longer text"
+            )
         tokenizer = _tokenizer({word: i for i, word in enumerate(words)}, tokens, lowercase)
         tokenizer.add_special_tokens(special)
         return cls(tokenizer)

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
-from typing import Any
+from typing import Any, get_args
 
 from glassgate.errors import GlassgateError
 from glassgate.folder.config import Cell, Eos, ModelConfig, Output, Reset
@@ -17,6 +17,7 @@ LARGE_VOCABULARY = 10_000  # words from which on the adaptive softmax pays
 CUTOFFS = (1_000, 5_000, 15_000)
 LARGE_BATCH = 80
 STEPS_PER_EPOCH = 200  # at least so many, as far as the batch can shrink
+CHOICES = {"cell": Cell, "reset": Reset, "output": Output, "tokens": Tokens, "eos": Eos}
 LEARNING_RATE = 5e-3  # at a batch of 80 streams; a smaller one follows the square root
 
 
@@ -58,6 +59,10 @@ class TrainOptions:
     closed_vocabulary: bool = False
 
     def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value is not None and value not in get_args(choices):
+                raise GlassgateError(f"--{name}: must be {' or '.join(get_args(choices))}, got {value!r}")
         for name in ("hidden", "layers", "embedding", "epochs", "batch", "unroll", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -30,9 +30,10 @@ from glassgate.language.picture import draw_loss
 from glassgate.language.progress import ProgressDisplay, clock
 from glassgate.language.schedule import Streams, one_cycle
 
-__all__ = ["WORK", "Outcome", "Trainer", "discard"]
+__all__ = ["CHECKPOINT", "WORK", "Outcome", "Trainer", "discard"]
 
 WORK = "training"  # the folder of what an unfinished training needs; gone when it ends
+CHECKPOINT = "checkpoint.safetensors"
 SAVE_EVERY = 60.0  # seconds between checkpoints
 VALIDATED = 100_000  # tokens of the validation part that are read while training
 TESTED = 1_000_000  # tokens of each held-out part that are read at the end
@@ -61,7 +62,7 @@ class Trainer:
 
     def __init__(self, out: Path, options: TrainOptions, corpus: Corpus, console: Console) -> None:
         self.out, self.options, self.corpus, self.console = out, options, corpus, console
-        self.checkpoint = out / WORK / "checkpoint.safetensors"
+        self.checkpoint = out / WORK / CHECKPOINT
         self.metrics = out / files.METRICS
         self.plan = Plan.make(options, corpus)
         torch.manual_seed(options.seed)
@@ -233,7 +234,7 @@ class Trainer:
     def _introduce(self) -> None:
         plan, config = self.plan, self.plan.config
         weights = sum(parameter.numel() for parameter in self.model.parameters())
-        ends = [f"{plan.epochs} epochs ({plan.steps:,} steps)"] if plan.epochs else []
+        ends = [f"{plan.epochs} epoch{'s' * (plan.epochs > 1)} ({plan.steps:,} steps)"]
         if plan.seconds is not None:
             ends.insert(0, clock(plan.seconds))
         resumed = f"going on at step {self.progress.step:,}; " if self.progress.step else ""

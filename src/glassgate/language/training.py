@@ -14,7 +14,7 @@ from glassgate.folder.files import reporting_disk_errors, write_atomically
 from glassgate.folder.vocabulary import Vocabulary
 from glassgate.language.corpus import Corpus, open_tokens, prepare
 from glassgate.language.options import Plan, TrainOptions
-from glassgate.language.trainer import WORK, Outcome, Trainer, discard
+from glassgate.language.trainer import CHECKPOINT, WORK, Outcome, Trainer, discard
 
 __all__ = ["train"]
 
@@ -89,6 +89,10 @@ def train(
     try:
         with torch.random.fork_rng(devices=[]):
             return Trainer(out, options, corpus, console).run()
+    except GlassgateError:
+        if not (work / CHECKPOINT).exists() and not (out / files.WEIGHTS).exists():
+            _withdraw(out)
+        raise
     finally:
         torch.set_num_threads(threads)
 
@@ -111,16 +115,22 @@ def _prepare(
         corpus = prepare(texts, valid, test, options.text, work, report)
         Plan.make(options, corpus)
     except BaseException:
-        # Nothing was trained: leave nothing behind that the next try would trip over.
-        discard(out)
-        if not any(out.iterdir()):
-            out.rmdir()
+        _withdraw(out)
         raise
     corpus.vocabulary.save(out / files.TOKENIZER)
     names = [str(path.resolve()) for path in (*texts, *valid, *test)]
     record = {"options": options.as_dict(), "texts": names, "eos": corpus.eos, "split": corpus.split}
     write_atomically(work / "options.json", json.dumps(record, indent=2) + "\n")
     return corpus
+
+
+def _withdraw(out: Path) -> None:
+    """Leave nothing behind of a training that came to nothing: the next try would trip over it."""
+    discard(out)
+    for name in (files.CONFIG, files.TOKENIZER, files.METRICS):
+        (out / name).unlink(missing_ok=True)
+    if not any(out.iterdir()):
+        out.rmdir()
 
 
 def _stored_options(
