@@ -92,3 +92,4 @@ def command(
     )
     if not outcome.finished:
         raise typer.Exit(130)
+    typer.echo(f"the model is in {out}", err=True)

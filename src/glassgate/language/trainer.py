@@ -224,7 +224,6 @@ class Trainer:
         discard(self.out)
         for name, value in figures.items():
             self.console.print(f"{name} {value:,.2f}", highlight=False)
-        self.console.print(f"the model is in {self.out}", highlight=False, soft_wrap=True)
         return Outcome(True, figures)
 
     def _measure(self, name: str, tokens: TokenArray) -> float:
@@ -240,7 +239,7 @@ class Trainer:
         resumed = f"going on at step {self.progress.step:,}; " if self.progress.step else ""
         self.display.say(
             f"{resumed}{config.cell.upper()} {config.layers} x {config.hidden}, embedding {config.embedding}"
-            f"{' (tied)' if config.tied else ''}, {config.output} softmax: {weights:,} weights\n"
+            f"{' (tied)' if config.tied else ''}, {config.output} softmax: {weights:,} weights with the embedding\n"
             f"{plan.batch} streams of {plan.unroll} words a step, dropout {config.dropout:g}, for "
             f"{' or '.join(ends)}{', what comes first' if len(ends) > 1 else ''}"
         )
