@@ -458,7 +458,7 @@ def _need(
         raise GlassgateError(f"{where}: {name} must be an array of floats, got {array.dtype}")
     wrong = [a for a, e in zip(array.shape, shape or (), strict=False) if isinstance(e, int) and a != e]
     if array.ndim == 0 or wrong or array.ndim != len(shape or array.shape):
-        expected = f"({', '.join(map(str, shape or ('...', 'n')))})"
+        expected = str(shape or ("...", "n")).replace("'", "")
         raise GlassgateError(f"{where}: {name} must have shape {expected}, got {array.shape}")
     if dtype is not None and array.dtype != dtype:
         raise GlassgateError(f"{where}: all arrays must share the dtype {dtype}, but {name} is {array.dtype}")
