@@ -185,7 +185,7 @@ def gru_step(
         g = tanh(r * (W_g h + b_after) + U_g x + b_g)    reset="after": torch.nn.GRU, cuDNN
         h = u * g + (1 - u) * h
 
-    The two forms are different functions: no weights of one give the other.
+    The two forms are different functions: in general no weights of one give the other.
 
     Parameters
     ----------

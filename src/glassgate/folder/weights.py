@@ -60,6 +60,7 @@ def read_header(path: Path) -> dict[str, Any]:
         raise GlassgateError(f"{path}: is damaged or no safetensors file: {error}") from error
     if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
         raise GlassgateError(f"{path}: is damaged or no safetensors file: its header is no table")
+    _check_layout(path, [e for name, e in header.items() if name != "__metadata__"], size - 8 - length)
     return header
 
 
@@ -143,6 +144,21 @@ def save_weights(
             save_file(arrays, temporary, dict(metadata) if metadata else None)
         except SafetensorError as error:  # the library's own word for a disk that is full
             raise OSError(None, str(error)) from error
+
+
+def _check_layout(path: Path, entries: list[dict[str, Any]], size: int) -> None:
+    """Check that the tensors lie one behind the other and fill the file."""
+    end = 0
+    try:
+        for entry in sorted(entries, key=lambda entry: entry["data_offsets"]):
+            start, stop = entry["data_offsets"]
+            if not all(type(n) is int and n >= 0 for n in entry["shape"]) or start != end or stop < start:
+                raise ValueError
+            end = stop
+    except (KeyError, TypeError, ValueError) as error:
+        raise GlassgateError(f"{path}: is damaged: its header tells of no layout that could be") from error
+    if end != size:
+        raise GlassgateError(f"{path}: is damaged: expected {end:,} bytes of weights, got {size:,}")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

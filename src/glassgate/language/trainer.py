@@ -239,7 +239,8 @@ class Trainer:
         resumed = f"going on at step {self.progress.step:,}; " if self.progress.step else ""
         self.display.say(
             f"{resumed}{config.cell.upper()} {config.layers} x {config.hidden}, embedding {config.embedding}"
-            f"{' (tied)' if config.tied else ''}, {config.output} softmax: {weights:,} weights with the embedding\n"
+            f"{' (tied)' if config.tied else ''}, {config.output} softmax\n"
+            f"{weights:,} weights with the embedding; "
             f"{plan.batch} streams of {plan.unroll} words a step, dropout {config.dropout:g}, for "
             f"{' or '.join(ends)}{', what comes first' if len(ends) > 1 else ''}"
         )
