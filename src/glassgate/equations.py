@@ -46,10 +46,10 @@ Reset: TypeAlias = Literal["before", "after"]
 class LSTMStep(NamedTuple):
     """All that an LSTM computes at one time step, each ``[..., n]`` (from a run: ``[T, ..., n]``)."""
 
-    f: Array  #: forget gate: how much of the past to keep
-    i: Array  #: input gate: how much of the new to let in
-    o: Array  #: output gate: how much of the cell to show now
-    g: Array  #: candidate: what the new would be
+    f: Array  #: forget gate, how much of the past to keep
+    i: Array  #: input gate, how much of the new to let in
+    o: Array  #: output gate, how much of the cell to show now
+    g: Array  #: candidate, what the new would be
     C: Array  #: cell state, the memory
     h: Array  #: hidden state, the output of this step
 
@@ -57,9 +57,9 @@ class LSTMStep(NamedTuple):
 class GRUStep(NamedTuple):
     """All that a GRU computes at one time step, each ``[..., n]`` (from a run: ``[T, ..., n]``)."""
 
-    r: Array  #: reset gate: how much of the past the candidate sees
-    u: Array  #: update gate: the share of the new value
-    g: Array  #: candidate: what the new would be
+    r: Array  #: reset gate, how much of the past the candidate sees
+    u: Array  #: update gate, the share of the new value
+    g: Array  #: candidate, what the new would be
     h: Array  #: hidden state, the output of this step
 
 
