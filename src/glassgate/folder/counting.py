@@ -1,5 +1,6 @@
 """Count what a model folder holds."""
 
+from os.path import isdir, isfile
 from pathlib import Path
 
 from glassgate.errors import GlassgateError
@@ -53,10 +54,10 @@ def count_folder(folder: Path | str) -> Count:
 
 def _read_folder(folder: Path) -> tuple[Network, dict[str, tuple[int, ...]]]:
     """Read what config.json tells, and the shape of each tensor in the header of model.safetensors."""
-    if not folder.is_dir():
+    if not isdir(folder):
         raise GlassgateError(f"{folder}: no such model folder")
     for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
+        if not isfile(folder / name):
             raise GlassgateError(f"{folder}: is no whole model folder: {name} is missing")
     config = ModelConfig.load(folder / CONFIG)
     header = read_header(folder / WEIGHTS)
