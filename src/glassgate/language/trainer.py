@@ -30,13 +30,14 @@ from glassgate.language.picture import draw_loss
 from glassgate.language.progress import ProgressDisplay, clock
 from glassgate.language.schedule import Streams, one_cycle
 
-__all__ = ["CHECKPOINT", "WORK", "Outcome", "Trainer", "discard"]
+__all__ = ["CHECKPOINT", "SAVE_EVERY", "WORK", "Outcome", "Trainer", "discard"]
 
 WORK = "training"  # the folder of what an unfinished training needs; gone when it ends
 CHECKPOINT = "checkpoint.safetensors"
-SAVE_EVERY = 60.0  # seconds between checkpoints
+SAVE_EVERY = 60.0  # seconds between checkpoints, where it is not given
 VALIDATED = 100_000  # tokens of the validation part that are read while training
 TESTED = 1_000_000  # tokens of each held-out part that are read at the end
+LARGEST_LOSS = 700.0  # nats a word; the perplexity of ten more is beyond the largest float
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,20 @@ class Trainer:
         What was asked for, and the text.
     console
         Where progress is shown.
+    save_every
+        Seconds between checkpoints; 0: one after every step. They cost time and change no result.
     """
 
-    def __init__(self, out: Path, options: TrainOptions, corpus: Corpus, console: Console) -> None:
+    def __init__(
+        self,
+        out: Path,
+        options: TrainOptions,
+        corpus: Corpus,
+        console: Console,
+        save_every: float = SAVE_EVERY,
+    ) -> None:
         self.out, self.options, self.corpus, self.console = out, options, corpus, console
+        self.save_every = save_every
         self.checkpoint = out / WORK / CHECKPOINT
         self.metrics = out / files.METRICS
         self.plan = Plan.make(options, corpus)
@@ -89,13 +100,13 @@ class Trainer:
                 if self.progress.step % self.plan.log_every == 0:
                     self._log_training(rate)
                 if self.progress.step % self.plan.validate_every == 0:
-                    self._validate()
-                if time.monotonic() - self.saved >= SAVE_EVERY:
+                    self._validate(rate)
+                if time.monotonic() - self.saved >= self.save_every:
                     self._save()
             if stop.is_set():
                 return self._interrupted()
             if self.progress.validated != self.progress.step:
-                self._validate()
+                self._validate(rate)
             self._save()
         return self._finish()
 
@@ -121,11 +132,8 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip)
         value = float(loss.detach())
-        if not isfinite(value) or not isfinite(float(norm)):
-            raise GlassgateError(
-                f"training: the loss is no finite number at step {progress.step + 1}, learning rate "
-                f"{rate:.3g}: try a lower --learning-rate; what was saved before stays"
-            )
+        if not value < LARGEST_LOSS or not isfinite(float(norm)):
+            raise self._diverged(rate)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -134,6 +142,12 @@ class Trainer:
         progress.loss += value * targets.numel()
         progress.tokens += targets.numel()
         progress.row_seconds += time.monotonic() - started
+
+    def _diverged(self, rate: float) -> GlassgateError:
+        return GlassgateError(
+            f"training: the loss grew beyond all numbers at step {self.progress.step + 1}, learning rate "
+            f"{rate:.3g}: try a lower --learning-rate; what was saved before stays"
+        )
 
     def _log_training(self, rate: float) -> None:
         progress = self.progress
@@ -149,13 +163,15 @@ class Trainer:
         text = f"perplexity {exp(loss):,.1f}{best}  {speed:,.0f} words/s  {clock(left)} left"
         self.display.update(spent, text)
 
-    def _validate(self) -> None:
+    def _validate(self, rate: float) -> None:
         """Measure the perplexity on held-out text; the weights that do best are the model."""
         progress = self.progress
         self.model.eval()
         tokens = self.corpus.valid[:VALIDATED]
         streams = max(1, min(10, len(tokens) // 1_000))
         value = perplexity(self.model, tokens, self.corpus.vocabulary.eos, streams)
+        if not isfinite(value):
+            raise self._diverged(rate)
         self._spent()
         progress.validated = progress.step
         self._append({"valid_perplexity": value})
@@ -168,7 +184,7 @@ class Trainer:
             )
 
     def _save(self) -> None:
-        with self.metrics.open("ab") as file:
+        with reporting_disk_errors(self.metrics), self.metrics.open("ab") as file:
             os.fsync(file.fileno())
             self.progress.metrics_bytes = file.tell()
         save_checkpoint(self.checkpoint, self.model, self.optimizer, self.state, self.progress)
@@ -257,7 +273,7 @@ class Trainer:
     def _cut_metrics(self) -> None:
         """Drop the rows of steps that a killed run did but had not saved."""
         with reporting_disk_errors(self.metrics), self.metrics.open("ab") as file:
-            file.truncate(self.progress.metrics_bytes)
+            file.truncate(min(self.progress.metrics_bytes, file.tell()))
 
     def _draw(self) -> None:
         rows = [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
