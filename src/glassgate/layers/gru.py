@@ -39,7 +39,8 @@ class GRU(nn.GRU):
     Raises
     ------
     GlassgateError
-        When ``reset`` is neither, or a PackedSequence meets ``reset="before"``.
+        When ``reset`` is neither; with ``reset="before"`` also for a PackedSequence, and where a
+        shape does not fit.
 
     References
     ----------
@@ -66,10 +67,21 @@ class GRU(nn.GRU):
         if isinstance(input, PackedSequence):
             raise GlassgateError("GRU: reset='before' takes a tensor, got a PackedSequence")
         unbatched = input.dim() == 2
+        order = "T" if unbatched else "N, T" if self.batch_first else "T, N"
+        time = order.find("T") // 3
+        if input.dim() not in (2, 3) or input.shape[-1] != self.input_size or input.shape[time] == 0:
+            raise GlassgateError(
+                f"GRU: input must have shape [{order}, {self.input_size}] with T at least 1, "
+                f"got {list(input.shape)}"
+            )
         x = input.unsqueeze(1) if unbatched else input.transpose(0, 1) if self.batch_first else input
         directions = 2 if self.bidirectional else 1
+        shape = [self.num_layers * directions, x.shape[1], self.hidden_size]
         if hx is None:
-            hx = x.new_zeros(self.num_layers * directions, x.shape[1], self.hidden_size)
+            hx = x.new_zeros(shape)
+        elif list(hx.shape) != (shape[::2] if unbatched else shape):  # else it would be broadcast
+            expected = str(shape[::2] if unbatched else shape)
+            raise GlassgateError(f"GRU: hx must have shape {expected}, got {list(hx.shape)}")
         elif unbatched:
             hx = hx.unsqueeze(1)
         last = []
