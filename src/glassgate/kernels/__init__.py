@@ -1,12 +1,12 @@
 """The recurrences on NumPy arrays: LSTM and GRU, forward, backward and step by step, in compiled code.
 
-Arrays are time-major: T steps, N sequences, I inputs, H hidden units, G gates. float32 or float64, all
-alike; the order of the gates is torch's: LSTM input, forget, candidate, output; GRU reset, z, candidate, where
+Arrays are time-major: T steps, N sequences, I inputs, H hidden units, G gates; float32 or float64, all alike.
+The order of the gates is torch's: LSTM input, forget, candidate, output; GRU reset, z, candidate, where
 z = 1 - update is the share of the OLD state (``glassgate.equations`` says it once, with the equations).
 
-Results are the same bits for any number of threads, for a sequence at once or step by step, for a padded batch
-with ``lengths`` or each sequence alone, and from run to run. ``docs/kernels.md`` says how, and what may be
-relied on.
+Results are the same bits for any number of threads, for a sequence at once or step by step, for a padded
+batch with ``lengths`` or each sequence alone, and from run to run. ``docs/kernels.md`` says how, and what may
+be relied on.
 
 The environment variable ``GLASSGATE_ISA`` (baseline, avx2, avx512) forces an instruction set.
 """

@@ -22,16 +22,17 @@ def gru_cell(where: str, reset: str) -> int:
 
 
 class Check:
-    """Turns the arguments of a call into C-contiguous arrays of one dtype, or says what is wrong in one line."""
+    """Makes the arguments of a call C-contiguous arrays of one dtype, or says what is wrong in one line."""
 
-    def __init__(self, where: str, x: object, precision: str, ndim: int = 3) -> None:
+    def __init__(
+        self, where: str, x: object, precision: str, name: str = "x", shape: str = "[T, N, I]"
+    ) -> None:
         self.where = where
         array = np.asarray(x)
-        if array.ndim != ndim:
-            shape = "[T, N, I]" if ndim == 3 else "[N, I]"
-            raise self.error("x", f"shape {shape} expected, got {array.shape}")
+        if array.ndim != len(shape.split(",")):
+            raise self.error(name, f"shape {shape} expected, got {array.shape}")
         if array.dtype not in (np.float32, np.float64):
-            raise self.error("x", f"float32 or float64 expected, got {array.dtype}")
+            raise self.error(name, f"float32 or float64 expected, got {array.dtype}")
         self.x: Array = np.ascontiguousarray(array)
         self.dtype: np.dtype[Any] = array.dtype
         self.twice = array.dtype == np.float64

@@ -48,7 +48,7 @@ class PackedLSTM:
         *,
         precision: Precision = "fp32",
     ) -> None:
-        a = Check("PackedLSTM", w_hh, precision, ndim=2)
+        a = Check("PackedLSTM", w_hh, precision, "w_hh", "[4 H, H]")
         self._H, self._I, self._weights = _pack(a, LSTM, 4, w_ih, w_hh, b_ih, b_hh)
         self._precision: Precision = precision
         self._dtype = a.dtype
@@ -139,7 +139,7 @@ class PackedGRU:
         reset: Reset = "after",
         precision: Precision = "fp32",
     ) -> None:
-        a = Check("PackedGRU", w_hh, precision, ndim=2)
+        a = Check("PackedGRU", w_hh, precision, "w_hh", "[3 H, H]")
         self._cell = gru_cell(a.where, reset)
         self._H, self._I, self._weights = _pack(a, self._cell, 3, w_ih, w_hh, b_ih, b_hh)
         self._precision: Precision = precision
