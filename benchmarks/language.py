@@ -76,7 +76,7 @@ def peer_loop(peer: Peer, tokens: TokenArray) -> Callable[[], float]:
             for parameter in peer.parameters():
                 assert parameter.grad is not None
                 parameter.add_(parameter.grad, alpha=-20.0)
-        return float(loss)
+        return loss.item()
 
     return step
 

@@ -46,10 +46,10 @@ Reset: TypeAlias = Literal["before", "after"]
 class LSTMStep(NamedTuple):
     """All that an LSTM computes at one time step, each ``[..., n]`` (from a run: ``[T, ..., n]``)."""
 
-    f: Array  #: forget gate: how much of the past to keep
-    i: Array  #: input gate: how much of the new to let in
-    o: Array  #: output gate: how much of the cell to show now
-    g: Array  #: candidate: what the new would be
+    f: Array  #: forget gate, how much of the past to keep
+    i: Array  #: input gate, how much of the new to let in
+    o: Array  #: output gate, how much of the cell to show now
+    g: Array  #: candidate, what the new would be
     C: Array  #: cell state, the memory
     h: Array  #: hidden state, the output of this step
 
@@ -57,9 +57,9 @@ class LSTMStep(NamedTuple):
 class GRUStep(NamedTuple):
     """All that a GRU computes at one time step, each ``[..., n]`` (from a run: ``[T, ..., n]``)."""
 
-    r: Array  #: reset gate: how much of the past the candidate sees
-    u: Array  #: update gate: the share of the new value
-    g: Array  #: candidate: what the new would be
+    r: Array  #: reset gate, how much of the past the candidate sees
+    u: Array  #: update gate, the share of the new value
+    g: Array  #: candidate, what the new would be
     h: Array  #: hidden state, the output of this step
 
 
@@ -185,7 +185,7 @@ def gru_step(
         g = tanh(r * (W_g h + b_after) + U_g x + b_g)    reset="after": torch.nn.GRU, cuDNN
         h = u * g + (1 - u) * h
 
-    The two forms are different functions: no weights of one give the other.
+    The two forms are different functions: in general no weights of one give the other.
 
     Parameters
     ----------
@@ -458,7 +458,7 @@ def _need(
         raise GlassgateError(f"{where}: {name} must be an array of floats, got {array.dtype}")
     wrong = [a for a, e in zip(array.shape, shape or (), strict=False) if isinstance(e, int) and a != e]
     if array.ndim == 0 or wrong or array.ndim != len(shape or array.shape):
-        expected = f"({', '.join(map(str, shape or ('...', 'n')))})"
+        expected = str(shape or ("...", "n")).replace("'", "")
         raise GlassgateError(f"{where}: {name} must have shape {expected}, got {array.shape}")
     if dtype is not None and array.dtype != dtype:
         raise GlassgateError(f"{where}: all arrays must share the dtype {dtype}, but {name} is {array.dtype}")

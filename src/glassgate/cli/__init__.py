@@ -21,7 +21,6 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 app = typer.Typer(
     name="glassgate",
     help="LSTM and GRU with every gate in glass: count, train, predict and look.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -68,8 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Traceback (most recent call last):
     SystemExit: 0
     """
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = app(args=arguments, prog_name="glassgate", standalone_mode=False)
+        code = app(args=words or ["--help"], prog_name="glassgate", standalone_mode=False)
     except _UsageError as error:
         # typer would print the usage as well: three lines where one says it all.
         context = getattr(error, "ctx", None)

@@ -84,7 +84,7 @@ def command(
     """
     from json import dumps
 
-    from glassgate.parameters import Network, count, count_folder
+    from glassgate.parameters import Network, count
 
     if bias is False and bias_form:
         raise GlassgateError(f"--no-bias: excludes --bias-form {bias_form}")
@@ -105,6 +105,8 @@ def command(
     if folder is not None:
         if given:
             raise GlassgateError(f"--{next(iter(given))}: {folder} tells its own; give a folder or sizes")
+        from glassgate.folder.counting import count_folder
+
         counted = count_folder(folder)
     else:
         for name in ("input", "hidden"):

@@ -65,6 +65,9 @@ def command(
         bool | None,
         typer.Option("--closed-vocabulary/--open-vocabulary", help="No <unk>: every word is known.  [open]"),
     ] = None,
+    save_every: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Time between checkpoints; no result depends on it.")
+    ] = 60.0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
 ) -> None:
     """Train a next-word model on your own text; at its end the folder holds the model and its figures.
@@ -89,6 +92,8 @@ def command(
         test=test or [],
         resume=resume,
         given=given,
+        save_every=save_every,
     )
     if not outcome.finished:
         raise typer.Exit(130)
+    typer.echo(f"the model is in {out}", err=True)

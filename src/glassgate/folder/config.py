@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from glassgate.errors import GlassgateError
+from glassgate.parameters.network import MOST_LAYERS
 
 __all__ = ["Cell", "Eos", "ModelConfig", "Output", "Reset"]
 
@@ -67,9 +68,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "embedding", "hidden", "layers"):
-            value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= LARGEST_SIZE:
-                raise GlassgateError(f"{name}: must be a whole number of at least 1, got {value!r}")
+            value, most = getattr(self, name), MOST_LAYERS if name == "layers" else LARGEST_SIZE
+            if type(value) is not int or not 1 <= value <= most:
+                raise GlassgateError(f"{name}: must be a whole number from 1 to {most:,}, got {value!r}")
         for name, allowed in (("cell", Cell), ("reset", Reset), ("output", Output), ("eos", Eos)):
             if getattr(self, name) not in get_args(allowed):
                 choices = " or ".join(get_args(allowed))
@@ -79,7 +80,7 @@ class ModelConfig:
                 raise GlassgateError(f"{name}: must be true or false, got {getattr(self, name)!r}")
         if type(self.dropout) not in (int, float) or not 0 <= self.dropout < 1:
             raise GlassgateError(f"dropout: must be at least 0 and below 1, got {self.dropout!r}")
-        if self.format != FORMAT:
+        if type(self.format) is not int or self.format != FORMAT:
             raise GlassgateError(f"format: this version reads format {FORMAT}, got {self.format!r}")
         self._check_cutoffs()
 
@@ -153,7 +154,7 @@ class ModelConfig:
     def _from(cls, values: dict[str, Any], path: Path) -> "ModelConfig":
         known = {field.name for field in fields(cls)}
         if values.keys() != known:
-            names = ", ".join(sorted(values.keys() ^ known))
+            names = ", ".join(map(repr, sorted(values.keys() ^ known)))
             raise GlassgateError(f"{path}: must hold exactly the keys of format {FORMAT}; at odds: {names}")
         cutoffs = values["cutoffs"]
         try:

@@ -1,10 +1,11 @@
 """Files that are there whole or not at all."""
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
+from stat import S_IMODE
 
 from glassgate.errors import GlassgateError
 
@@ -63,6 +64,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Examples
     --------
+    >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> with replacing(folder / "a.txt") as temporary:
     ...     _ = temporary.write_text("whole")
@@ -70,13 +72,12 @@ def replacing(path: Path) -> Iterator[Path]:
     'whole'
     """
     with reporting_disk_errors(path):
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(descriptor)
-        temporary = Path(name)
+        temporary = path.with_name(f".{path.name}.{token_hex(8)}.tmp")
+        temporary.touch(exist_ok=False)
         try:
+            mode = temporary.stat().st_mode  # as the umask has it, which no thread has to change to see
             yield temporary
-            # mkstemp makes the file private; a model is as readable as any other file of its owner.
-            temporary.chmod(0o666 & ~_umask())
+            temporary.chmod(S_IMODE(mode))  # a library may have put a private file in its place
             _sync(temporary)
             temporary.replace(path)
             _sync(path.parent)
@@ -103,6 +104,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
     Examples
     --------
+    >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "config.json"
     >>> write_atomically(path, '{"hidden": 20}')
     >>> path.read_text()
@@ -110,12 +112,6 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _sync(path: Path) -> None:

@@ -1,5 +1,6 @@
 """A model folder as a whole: what is read from it, and how it is made."""
 
+from os.path import isdir, isfile
 from pathlib import Path
 
 from glassgate.errors import GlassgateError
@@ -41,12 +42,12 @@ def read_folder(folder: Path) -> tuple[ModelConfig, Vocabulary]:
     Traceback (most recent call last):
     glassgate.errors.GlassgateError: no-such-folder: no such model folder
     """
-    if not folder.is_dir():
+    if not isdir(folder):  # unlike a path's own method it answers for a name too long as well
         raise GlassgateError(f"{folder}: no such model folder")
-    if not (folder / CONFIG).is_file():
+    if not isfile(folder / CONFIG):
         raise GlassgateError(f"{folder}: is no model folder: {CONFIG} is missing")
     for name in (TOKENIZER, WEIGHTS):
-        if not (folder / name).is_file():
+        if not isfile(folder / name):
             raise GlassgateError(f"{folder}: {name} is missing: the model is not whole")
     config = ModelConfig.load(folder / CONFIG)
     vocabulary = Vocabulary.load(folder / TOKENIZER)
@@ -54,8 +55,8 @@ def read_folder(folder: Path) -> tuple[ModelConfig, Vocabulary]:
         raise GlassgateError(
             f"{folder}: {CONFIG} tells of {config.vocabulary:,} words, {TOKENIZER} has {len(vocabulary):,}"
         )
-    if (config.eos != "none") != (vocabulary.eos is not None):
-        raise GlassgateError(f"{folder}: {CONFIG} and {TOKENIZER} differ on whether there is <eos>")
+    if config.eos != "none" and vocabulary.eos is None:  # the other way round, a text may spell it out
+        raise GlassgateError(f"{folder}: {CONFIG} lets <eos> end a {config.eos}, {TOKENIZER} has none")
     return config, vocabulary
 
 
@@ -67,11 +68,11 @@ def make_folder(folder: Path) -> None:
     GlassgateError
         When something is there already: nothing is ever overwritten.
     """
-    if folder.exists() and not folder.is_dir():
-        raise GlassgateError(f"{folder}: is a file: expected a folder to make")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise GlassgateError(
-            f"{folder}: is not empty: give another folder, or --resume to go on with a training"
-        )
     with reporting_disk_errors(folder):
+        if folder.exists() and not folder.is_dir():
+            raise GlassgateError(f"{folder}: is a file: expected a folder to make")
+        if folder.is_dir() and any(folder.iterdir()):
+            raise GlassgateError(
+                f"{folder}: is not empty: give another folder, or --resume to go on with a training"
+            )
         folder.mkdir(parents=True, exist_ok=True)

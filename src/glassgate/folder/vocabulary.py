@@ -1,8 +1,9 @@
 """Words and their numbers: a word-level tokenizer, by the ``tokenizers`` library."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
@@ -51,7 +52,7 @@ class Vocabulary:
         numbers = tokenizer.get_vocab()
         self.words = sorted(numbers, key=numbers.__getitem__)
         if [numbers[word] for word in self.words] != list(range(len(numbers))):
-            raise GlassgateError("tokenizer.json: the words are not numbered from 0 without a gap")
+            raise GlassgateError("the words are not numbered from 0 without a gap")
         self.unk: int | None = numbers.get(UNK)
         self.eos: int | None = numbers.get(EOS)
 
@@ -115,32 +116,32 @@ class Vocabulary:
             raise GlassgateError(
                 f"the text: holds no word{often} in its training part: expected a longer text"
             )
-        tokenizer = _tokenizer({word: i for i, word in enumerate(words)}, tokens, lowercase)
-        tokenizer.add_special_tokens(special)
-        return cls(tokenizer)
+        return cls(_tokenizer({word: i for i, word in enumerate(words)}, tokens, lowercase))
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
-        """Read a tokenizer.json.
+        """Read a tokenizer.json that `save` wrote.
+
+        The words are taken from the file and the steps that cut a text from here: a step of
+        another program (a pattern without end, a limit on the length) is refused, never run.
 
         Raises
         ------
         GlassgateError
-            When the file is missing, damaged, or not word-level.
+            When the file is missing, damaged, or of another program.
         """
         try:
             if path.stat().st_size > LARGEST_FILE:
                 raise GlassgateError(f"{path}: is too large for a tokenizer: expected at most 256 MB")
-            tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+            table = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise GlassgateError(f"{path}: cannot be read: {error.strerror}") from error
-        except GlassgateError:
-            raise
-        except Exception as error:  # the library raises a bare Exception for whatever it cannot parse
+        except (ValueError, RecursionError) as error:
             raise GlassgateError(f"{path}: is damaged or no tokenizer: {error}") from error
-        if not isinstance(tokenizer.model, models.WordLevel):
-            raise GlassgateError(f"{path}: is not a word-level tokenizer")
-        return cls(tokenizer)
+        try:
+            return cls(_tokenizer(*_recognise(table)))
+        except (GlassgateError, UnicodeError) as error:  # a word may be half of a surrogate pair
+            raise GlassgateError(f"{path}: {error}") from error
 
     def save(self, path: Path) -> None:
         """Write the tokenizer.json, whole or not at all."""
@@ -152,15 +153,21 @@ class Vocabulary:
         return self.normalise("A") == "a"
 
     def normalise(self, text: str) -> str:
-        """Return the text as the vocabulary spells it: NFC, and lower case where it was built so."""
-        normaliser = self.tokenizer.normalizer
-        return normaliser.normalize_str(text) if normaliser is not None else text
+        """Return the text as the vocabulary spells it: NFC, and lower case where it was built so.
+
+        Raises
+        ------
+        GlassgateError
+            When the text holds what no UTF-8 can: bytes of another encoding, from a command line.
+        """
+        try:
+            return str(self.tokenizer.normalizer.normalize_str(text))
+        except UnicodeEncodeError as error:
+            raise GlassgateError(f"the text: is not UTF-8 at character {error.start:,}") from error
 
     def cut(self, text: str) -> list[str]:
         """Cut a text into tokens as they are spelled in the vocabulary, known or not."""
-        pieces = self.tokenizer.pre_tokenizer
-        text = self.normalise(text)
-        return [word for word, _ in pieces.pre_tokenize_str(text)] if pieces is not None else [text]
+        return [word for word, _ in self.tokenizer.pre_tokenizer.pre_tokenize_str(self.normalise(text))]
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Turn texts into word numbers, on all cores; an unknown word becomes ``<unk>``.
@@ -174,7 +181,7 @@ class Vocabulary:
             encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         except Exception as error:  # the library's own class for this is a bare Exception
             known = frozenset(self.words)
-            unknown = next((word for text in texts for word in self.cut(text) if word not in known), "")
+            unknown = next(word for text in texts for word in self.cut(text) if word not in known)
             raise GlassgateError(f"the text: the word {unknown!r} is not in the closed vocabulary") from error
         return [encoding.ids for encoding in encodings]
 
@@ -189,3 +196,22 @@ def _tokenizer(numbers: dict[str, int], tokens: Tokens, lowercase: bool) -> Toke
         else pre_tokenizers.Split(Regex(WORD_OR_MARK), "removed", invert=True)
     )
     return tokenizer
+
+
+def _recognise(table: Any) -> tuple[dict[str, int], Tokens, bool]:
+    """Return words, form and case of what `Vocabulary.save` wrote; refuse all else."""
+    model = table.get("model") if isinstance(table, dict) else None
+    if not isinstance(model, dict) or model.get("type") != "WordLevel":
+        raise GlassgateError("is not a word-level tokenizer")
+    words = model.get("vocab")
+    if not isinstance(words, dict) or model.get("unk_token") != UNK:
+        raise GlassgateError(f"is damaged: expected a table of words and {UNK} for all others")
+    if not all(type(number) is int and 0 <= number < len(words) for number in words.values()):
+        raise GlassgateError("the words are not numbered from 0 without a gap")
+    for tokens in get_args(Tokens):
+        for lowercase in (False, True):
+            ours = json.loads(_tokenizer({}, tokens, lowercase).to_str())
+            # Whether it marks words as special does not matter: <unk> and <eos> are words here.
+            if all(table.get(step) == ours[step] for step in ours.keys() - {"model", "added_tokens"}):
+                return words, tokens, lowercase
+    raise GlassgateError("is a tokenizer of another program: its steps are not those of glassgate")

@@ -1,6 +1,7 @@
 """model.safetensors: read only where it is exactly what the configuration says. Never a pickle."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from glassgate.folder.files import replacing
 __all__ = ["load_weights", "read_header", "save_weights"]
 
 LARGEST_HEADER = 1 << 20  # bytes: some ten thousand tensors
+ITEM_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2}
+ITEM_BYTES |= {"U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8}
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -60,6 +63,7 @@ def read_header(path: Path) -> dict[str, Any]:
         raise GlassgateError(f"{path}: is damaged or no safetensors file: {error}") from error
     if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
         raise GlassgateError(f"{path}: is damaged or no safetensors file: its header is no table")
+    _check_layout(path, [e for name, e in header.items() if name != "__metadata__"], size - 8 - length)
     return header
 
 
@@ -95,13 +99,13 @@ def load_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
     header = read_header(path)
     header.pop("__metadata__", None)
     if header.keys() != shapes.keys():
-        names = ", ".join(sorted(header.keys() ^ shapes.keys())[:5])
+        names = ", ".join(map(repr, sorted(header.keys() ^ shapes.keys())[:5]))
         raise GlassgateError(f"{path}: must hold the tensors that config.json tells; at odds: {names}")
     for name, shape in shapes.items():
         entry = header[name]
-        if entry.get("dtype") != "F32" or entry.get("shape") != list(shape):
+        if entry["dtype"] != "F32" or entry["shape"] != list(shape):
             raise GlassgateError(
-                f"{path}: {name} must be F32 {list(shape)}, got {entry.get('dtype')} {entry.get('shape')}"
+                f"{path}: {name} must be F32 {list(shape)}, got {entry['dtype']} {entry['shape']}"
             )
     try:
         weights = load_file(path)
@@ -143,6 +147,23 @@ def save_weights(
             save_file(arrays, temporary, dict(metadata) if metadata else None)
         except SafetensorError as error:  # the library's own word for a disk that is full
             raise OSError(None, str(error)) from error
+
+
+def _check_layout(path: Path, entries: list[dict[str, Any]], size: int) -> None:
+    """Check that tensors have the bytes of their shapes, lie one behind the other, and fill the file."""
+    end = 0
+    try:
+        for entry in sorted(entries, key=lambda entry: entry["data_offsets"]):
+            start, stop = entry["data_offsets"]
+            if not all(type(n) is int and n >= 0 for n in (start, stop, *entry["shape"])) or start != end:
+                raise ValueError
+            if stop - start != ITEM_BYTES[entry["dtype"]] * math.prod(entry["shape"]):
+                raise ValueError
+            end = stop
+    except (KeyError, TypeError, ValueError) as error:
+        raise GlassgateError(f"{path}: is damaged: its header tells of no layout that could be") from error
+    if end != size:
+        raise GlassgateError(f"{path}: is damaged: expected {end:,} bytes of weights, got {size:,}")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import exp
+from math import exp, inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def perplexity(model: NextWordModel, tokens: TokenArray, first: int | None, stre
     Returns
     -------
     float
-        In nats to the power of e: the perplexity.
+        In nats to the power of e: the perplexity. Infinite where it is beyond the largest float.
 
     Examples
     --------
@@ -114,7 +114,7 @@ def perplexity(model: NextWordModel, tokens: TokenArray, first: int | None, stre
             stop = min(start + step, length)
             loss, state = model.loss(words[start:stop], words[start + 1 : stop + 1], state)
             total += float(loss[counted[start:stop].flatten()].sum(dtype=torch.float64))
-    return exp(total / count)
+    return _exp(total / count)
 
 
 def evaluate(
@@ -153,7 +153,8 @@ def evaluate(
     Raises
     ------
     GlassgateError
-        When a text cannot be read or has nothing to predict.
+        When a text cannot be read or has nothing to predict, or the model's perplexity on it is no
+        finite number.
 
     References
     ----------
@@ -181,14 +182,16 @@ def evaluate(
                 (y == own[:, None]) & (keyboard.numbers < targets[:, None])
             ).sum(1)
             hits += [int(((ranks < k) & (targets != unk)).sum()) for k in RANKS]
-            keyboard.type(y, targets, keys)
+            keyboard.type(y, targets, keys, ranks)
             if report is not None:
-                report(count, exp(total / count))
+                report(count, _exp(total / count))
     if count == 0:
         raise GlassgateError("the text: has no word to predict: expected a longer text")
+    if not isfinite(_exp(total / count)):
+        raise GlassgateError("the model: its perplexity is no finite number: it is damaged, or of no use")
     known = max(count - unknown, 1)
     return Evaluation(
-        perplexity=exp(total / count),
+        perplexity=_exp(total / count),
         tokens=count,
         unk_rate=unknown / count,
         recall={k: int(hit) / count for k, hit in zip(RANKS, hits, strict=True)},
@@ -204,34 +207,38 @@ class _Keyboard:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.numbers = np.arange(len(vocabulary))
         self.unk = vocabulary.unk
-        self.hidden = {n for n in (vocabulary.unk, vocabulary.eos) if n is not None}
+        self.eos = vocabulary.eos
+        hidden = {vocabulary.unk, vocabulary.eos}
         self.spelling = vocabulary.words
-        self.order = np.array(
-            sorted(set(range(len(vocabulary))) - self.hidden, key=self.spelling.__getitem__)
-        )
+        self.order = np.array(sorted(set(range(len(vocabulary))) - hidden, key=self.spelling.__getitem__))
         self.sorted = [self.spelling[n] for n in self.order]
         self.ranges: dict[int, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]] = {}
         self.pressed = self.letter_by_letter = self.words = 0
 
-    def type(self, y: npt.NDArray[np.float32], targets: npt.NDArray[np.int64], keys: Iterable[int]) -> None:
-        """Type the words ``targets``, each with its number of letters, given log y [T, words]."""
+    def type(
+        self,
+        y: npt.NDArray[np.float32],
+        targets: npt.NDArray[np.int64],
+        keys: Iterable[int],
+        ranks: npt.NDArray[np.int64],
+    ) -> None:
+        """Type the words ``targets``, each with its letters and rank, given log y [T, words]."""
         for row, (target, letters) in enumerate(zip(targets.tolist(), keys, strict=True)):
             if letters == NOT_TYPED:
                 continue
             self.words += 1
             self.letter_by_letter += letters + 1
-            typed = letters if target == self.unk else self._letters_needed(y[row], target)
+            typed = letters if target == self.unk else self._letters_needed(y[row], target, int(ranks[row]))
             self.pressed += min(typed, letters) + 1
 
-    def _letters_needed(self, y: npt.NDArray[np.float32], target: int) -> int:
+    def _letters_needed(self, y: npt.NDArray[np.float32], target: int, rank: int) -> int:
         """Return how many letters of a word are typed before it is among the suggestions."""
-        starts, stops = self._ranges(target)
         # With no letter typed all words compete; with one or more those that begin alike, which
         # stand together in alphabetical order, a range inside the range of one letter less.
-        hidden = sum(y[n] > y[target] for n in self.hidden)
-        if int((y > y[target]).sum()) - hidden < SUGGESTIONS:
+        if rank - (self.eos is not None and _before(y, self.eos, target)) < SUGGESTIONS:
             return 0
-        rivals = y[self.order[starts[0] : stops[0]]] > y[target]
+        starts, stops = self._ranges(target)
+        rivals = _before(y, self.order[starts[0] : stops[0]], target)
         better = np.concatenate([[0], np.cumsum(rivals)])
         counts = better[stops - starts[0]] - better[starts - starts[0]]
         return 1 + int(np.argmax(np.append(counts, 0) < SUGGESTIONS))
@@ -246,6 +253,18 @@ class _Keyboard:
                 stops.append(bisect_left(self.sorted, prefix + "\U0010ffff"))
             self.ranges[word] = np.array(starts), np.array(stops)
         return self.ranges[word]
+
+
+def _exp(nats: float) -> float:
+    try:
+        return exp(nats)
+    except OverflowError:
+        return inf
+
+
+def _before(y: npt.NDArray[np.float32], words: Any, target: int) -> Any:
+    """Tell which words come before a target: the more probable; of equals the more frequent."""
+    return (y[words] > y[target]) | ((y[words] == y[target]) & (words < target))
 
 
 def _blocks(

@@ -26,6 +26,7 @@ OPTIONS = TrainOptions(
     batch=6,
     unroll=25,
     learning_rate=0.02,
+    threads=1,  # of matrices this small a second thread would only wait for the first
     tokens="spaces",
     eos="none",
     closed_vocabulary=True,

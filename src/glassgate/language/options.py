@@ -1,7 +1,8 @@
 """What a training can be told, with its defaults and bounds."""
 
+import os
 from dataclasses import asdict, dataclass, fields
-from math import isfinite
+from math import isfinite, prod
 from typing import Any, get_args
 
 from glassgate.errors import GlassgateError
@@ -18,6 +19,8 @@ CUTOFFS = (1_000, 5_000, 15_000)
 LARGE_BATCH = 80
 STEPS_PER_EPOCH = 200  # at least so many, as far as the batch can shrink
 CHOICES = {"cell": Cell, "reset": Reset, "output": Output, "tokens": Tokens, "eos": Eos}
+MOST_THREADS = 1024  # so many the operating system gives; without them the process would end at once
+BYTES = 16  # that a weight takes in training: itself, its gradient and two moments, in float32
 LEARNING_RATE = 5e-3  # at a batch of 80 streams; a smaller one follows the square root
 
 
@@ -67,6 +70,8 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise GlassgateError(f"--{name}: must be at least 1, got {value}")
+        if self.threads is not None and self.threads > MOST_THREADS:
+            raise GlassgateError(f"--threads: must be at most {MOST_THREADS}, got {self.threads}")
         for name in ("minutes", "learning_rate", "clip"):
             value = getattr(self, name)
             if value is not None and not (isfinite(value) and value > 0):
@@ -129,8 +134,15 @@ class Plan:
         Raises
         ------
         GlassgateError
-            When the training text is shorter than one batch.
+            When the training text is shorter than one batch, a part of the text has nothing to
+            predict, or the machine's memory does not hold the model.
         """
+        parts = {"train": corpus.train, "valid": corpus.valid, "test": corpus.test}
+        for name, part in parts.items():
+            if part is not None and len(part) < 2 and corpus.vocabulary.eos is None:
+                raise GlassgateError(
+                    f"the text: has no second word to predict in its {name} part: expected a longer text"
+                )
         tokens = len(corpus.train)
         wanted = tokens // (options.unroll * STEPS_PER_EPOCH)
         batch = options.batch or max(1, min(max(wanted, 8), LARGE_BATCH, tokens // 2))
@@ -163,6 +175,7 @@ class Plan:
             dropout=dropout,
             eos=corpus.eos,
         )
+        _check_memory(config)
         length = (tokens - 1) // batch
         return cls(
             config=config,
@@ -194,3 +207,13 @@ class Plan:
         """Return the share of the budget that is spent: of the steps or of the time, the larger."""
         spent = step / self.steps
         return min(1.0, spent if self.seconds is None else max(spent, seconds / self.seconds))
+
+
+def _check_memory(config: ModelConfig) -> None:
+    weights = sum(map(prod, config.tensors().values()))
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if BYTES * weights > memory:
+        raise GlassgateError(
+            f"--hidden: {weights:,} weights take {BYTES * weights / 2**30:,.1f} GiB to train, "
+            f"this machine has {memory / 2**30:,.1f} GiB"
+        )

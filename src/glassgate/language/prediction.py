@@ -166,8 +166,9 @@ class Predictor:
         generator: np.random.Generator,
     ) -> int:
         candidates = self._best(y, 1 if temperature == 0 else top_k or len(y))
-        weights = np.log(np.maximum(y[candidates], np.finfo(np.float64).tiny)) / (temperature or 1.0)
-        weights = np.exp(weights - weights[0])
+        logs = np.log(np.maximum(y[candidates], np.finfo(np.float64).tiny))
+        with np.errstate(over="ignore"):  # next to 0 all but the best end at exp(-inf), as at 0 itself
+            weights = np.exp((logs - logs[0]) / (temperature or 1.0))
         sums = np.cumsum(weights / weights.sum())
         kept = int(np.searchsorted(sums, top_p)) + 1 if top_p < 1 else len(sums)
         place = np.searchsorted(sums[:kept], generator.random() * sums[:kept][-1], side="right")

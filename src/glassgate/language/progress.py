@@ -41,10 +41,10 @@ class ProgressDisplay:
         self._bar: Progress | None = None
         if console.is_terminal:
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=None),
                 TaskProgressColumn(),
-                TextColumn("{task.fields[text]}"),
+                TextColumn("{task.fields[text]}", markup=False),
                 console=console,
                 expand=True,
             )
@@ -72,7 +72,7 @@ class ProgressDisplay:
     def say(self, line: str) -> None:
         """Print a line that stays."""
         (self._bar.console if self._bar is not None else self.console).print(
-            line, highlight=False, soft_wrap=True
+            line, highlight=False, markup=False, soft_wrap=True
         )
 
 

@@ -5,12 +5,14 @@ is too long to hold. Where a segment ends a line (or a paragraph), the token ``<
 """
 
 import gzip
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import IO
+from typing import BinaryIO, cast
 
 from glassgate.errors import GlassgateError
 from glassgate.folder.config import Eos
@@ -21,6 +23,8 @@ __all__ = ["Segment", "detect_eos", "detect_tokens", "find_files", "length", "re
 LONGEST_PIECE = 1 << 20  # bytes: a longer line is handed out in pieces, cut at white space
 SAMPLE_LINES = 5_000  # enough to see how a text is laid out
 PUNCTUATION = frozenset(",.;:!?")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
     Raises
     ------
     GlassgateError
-        When a path does not exist, a file is empty, or a folder holds no text.
+        When a path does not exist or cannot be looked at, a file is empty, or a folder holds no text.
 
     Examples
     --------
@@ -57,18 +61,14 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
     """
     files: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            found = sorted(p for pattern in ("*.txt", "*.txt.gz") for p in path.rglob(pattern) if p.is_file())
-            if not found:
-                raise GlassgateError(f"{path}: holds no text: expected files named *.txt or *.txt.gz")
-            files += found
-        elif path.exists():
-            files.append(path)
-        else:
-            raise GlassgateError(f"{path}: no such file or folder")
-    for file in files:
-        if file.stat().st_size == 0 and file.is_file():
-            raise GlassgateError(f"{file}: is empty: expected text")
+        try:
+            found = _find(path)
+            empty = next((file for file in found if file.is_file() and file.stat().st_size == 0), None)
+        except OSError as error:  # a name too long, a folder that may not be entered
+            raise GlassgateError(f"{path}: cannot be read: {error.strerror}") from error
+        if empty is not None:
+            raise GlassgateError(f"{empty}: is empty: expected text")
+        files += found
     return files
 
 
@@ -116,7 +116,8 @@ def split(segments: Iterable[Segment], total: int, bounds: Sequence[float]) -> I
         Its length in characters, as `length` of its segments adds up.
     bounds
         Where one part ends and the next begins, as rising fractions of ``total``. A segment
-        belongs to the part in which it starts; one that is long against the text is cut at a space.
+        belongs to the part in which it starts; one that is long against the text is cut at the
+        first space after the bound, where it has one.
 
     Yields
     ------
@@ -134,15 +135,15 @@ def split(segments: Iterable[Segment], total: int, bounds: Sequence[float]) -> I
     for whole in segments:
         segment = whole
         while part < len(limits) and position + length(segment) > limits[part]:
-            if position < limits[part] and length(segment) > total / 20:
-                cut = segment.text.find(" ", int(limits[part]) - position)
-                if cut > 0:
-                    head = Segment(segment.text[:cut], ends=False)
-                    yield part, head
-                    position += length(head)
-                    segment = Segment(segment.text[cut + 1 :], segment.ends)
-            elif position < limits[part]:
-                break
+            if position < limits[part]:
+                long = length(segment) > total / 20
+                cut = segment.text.find(" ", int(limits[part]) - position) if long else -1
+                if cut < 1:
+                    break
+                head = Segment(segment.text[:cut], ends=False)
+                yield part, head
+                position += length(head)
+                segment = Segment(segment.text[cut + 1 :], segment.ends)
             part += 1
         yield part, segment
         position += length(segment)
@@ -206,19 +207,33 @@ def _marked(lines: Iterable[Segment], eos: Eos) -> Iterator[Segment]:
     return (Segment(line.text, line.ends and eos == "line") for line in lines)
 
 
+def _find(path: Path) -> list[Path]:
+    if path.is_dir():
+        found = sorted(p for pattern in ("*.txt", "*.txt.gz") for p in path.rglob(pattern) if p.is_file())
+        if not found:
+            raise GlassgateError(f"{path}: holds no text: expected files named *.txt or *.txt.gz")
+        return found
+    if not path.exists():
+        raise GlassgateError(f"{path}: no such file or folder")
+    return [path]
+
+
 def _paragraphs(lines: Iterable[Segment]) -> Iterator[Segment]:
-    """Join lines up to an empty one."""
+    """Join lines up to an empty one; a paragraph that is too long to hold comes in pieces."""
     held: list[str] = []
     size = 0
+    begun = filled = False  # whether the paragraph, and the line, have text so far
     for line in lines:
-        text = line.text.strip()
-        if text:
+        if text := line.text.strip():
             held.append(text)
             size += len(text)
-        if held and (not text or size >= LONGEST_PIECE):
-            yield Segment(" ".join(held), ends=not text)
-            held, size = [], 0
-    if held:
+            begun = filled = True
+        over = line.ends and not filled
+        filled = filled and not line.ends
+        if begun and (over or size >= LONGEST_PIECE):
+            yield Segment(" ".join(held), ends=over)
+            held, size, begun = [], 0, not over
+    if begun:
         yield Segment(" ".join(held), ends=True)
 
 
@@ -226,7 +241,9 @@ def _lines(file: Path) -> Iterator[Segment]:
     """Read lines without their ends; one longer than `LONGEST_PIECE` comes in pieces."""
     try:
         with _open(file) as stream:
-            offset, carried = 0, b""
+            if stream.read(3) != BYTE_ORDER_MARK:  # which is no part of the text
+                stream.seek(0)
+            offset, carried, ends = stream.tell(), b"", True
             while raw := stream.readline(LONGEST_PIECE):
                 piece, carried = carried + raw, b""
                 ends = raw.endswith(b"\n") or len(raw) < LONGEST_PIECE
@@ -238,22 +255,24 @@ def _lines(file: Path) -> Iterator[Segment]:
                 text = _decode(piece, file, offset)
                 yield Segment(text.rstrip("\r\n"), ends)
                 offset += len(piece)
-            if carried:
+            if carried or not ends:
                 yield Segment(_decode(carried, file, offset), ends=True)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise GlassgateError(
             f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}"
         ) from error
 
 
-def _open(file: Path) -> IO[bytes]:
-    stream = file.open("rb")
-    start = stream.read(3)
-    stream.seek(3 if start == b"\xef\xbb\xbf" else 0)  # a byte-order mark is no part of the text
-    if start[:2] != b"\x1f\x8b":
-        return stream
-    stream.close()
-    return gzip.open(file)  # type: ignore[return-value]  # a GzipFile reads like any stream
+@contextmanager
+def _open(file: Path) -> Iterator[BinaryIO]:
+    with file.open("rb") as stream:
+        zipped = stream.read(2) == GZIP
+        stream.seek(0)
+        if zipped:
+            with gzip.open(stream) as inner:
+                yield cast(BinaryIO, inner)  # a GzipFile reads like any stream
+        else:
+            yield stream
 
 
 def _decode(piece: bytes, file: Path, offset: int) -> str:

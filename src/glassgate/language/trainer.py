@@ -30,13 +30,14 @@ from glassgate.language.picture import draw_loss
 from glassgate.language.progress import ProgressDisplay, clock
 from glassgate.language.schedule import Streams, one_cycle
 
-__all__ = ["CHECKPOINT", "WORK", "Outcome", "Trainer", "discard"]
+__all__ = ["CHECKPOINT", "SAVE_EVERY", "WORK", "Outcome", "Trainer", "discard"]
 
 WORK = "training"  # the folder of what an unfinished training needs; gone when it ends
 CHECKPOINT = "checkpoint.safetensors"
-SAVE_EVERY = 60.0  # seconds between checkpoints
+SAVE_EVERY = 60.0  # seconds between checkpoints, where it is not given
 VALIDATED = 100_000  # tokens of the validation part that are read while training
 TESTED = 1_000_000  # tokens of each held-out part that are read at the end
+LARGEST_LOSS = 700.0  # nats a word; the perplexity of ten more is beyond the largest float
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,20 @@ class Trainer:
         What was asked for, and the text.
     console
         Where progress is shown.
+    save_every
+        Seconds between checkpoints; 0: one after every step. They cost time and change no result.
     """
 
-    def __init__(self, out: Path, options: TrainOptions, corpus: Corpus, console: Console) -> None:
+    def __init__(
+        self,
+        out: Path,
+        options: TrainOptions,
+        corpus: Corpus,
+        console: Console,
+        save_every: float = SAVE_EVERY,
+    ) -> None:
         self.out, self.options, self.corpus, self.console = out, options, corpus, console
+        self.save_every = save_every
         self.checkpoint = out / WORK / CHECKPOINT
         self.metrics = out / files.METRICS
         self.plan = Plan.make(options, corpus)
@@ -83,14 +94,14 @@ class Trainer:
         self._introduce()
         self.ticked = self.saved = time.monotonic()
         with _stop_requested() as stop, self.display:
-            while (spent := self._spent()) < 1 and not stop.is_set():
-                rate = self.plan.learning_rate * one_cycle(spent)
+            while self._spent() < 1 and not stop.is_set():
+                rate = self._rate()
                 self.step(rate)
                 if self.progress.step % self.plan.log_every == 0:
                     self._log_training(rate)
                 if self.progress.step % self.plan.validate_every == 0:
                     self._validate()
-                if time.monotonic() - self.saved >= SAVE_EVERY:
+                if time.monotonic() - self.saved >= self.save_every:
                     self._save()
             if stop.is_set():
                 return self._interrupted()
@@ -121,11 +132,8 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip)
         value = float(loss.detach())
-        if not isfinite(value) or not isfinite(float(norm)):
-            raise GlassgateError(
-                f"training: the loss is no finite number at step {progress.step + 1}, learning rate "
-                f"{rate:.3g}: try a lower --learning-rate; what was saved before stays"
-            )
+        if not value < LARGEST_LOSS or not isfinite(float(norm)):
+            raise self._diverged()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -134,6 +142,15 @@ class Trainer:
         progress.loss += value * targets.numel()
         progress.tokens += targets.numel()
         progress.row_seconds += time.monotonic() - started
+
+    def _rate(self) -> float:
+        return self.plan.learning_rate * one_cycle(self._spent())
+
+    def _diverged(self) -> GlassgateError:
+        return GlassgateError(
+            f"training: the loss grew beyond all numbers at step {self.progress.step + 1}, learning rate "
+            f"{self._rate():.3g}: try a lower --learning-rate; what was saved before stays"
+        )
 
     def _log_training(self, rate: float) -> None:
         progress = self.progress
@@ -153,31 +170,30 @@ class Trainer:
         """Measure the perplexity on held-out text; the weights that do best are the model."""
         progress = self.progress
         self.model.eval()
-        tokens = self.corpus.valid[:VALIDATED]
-        streams = max(1, min(10, len(tokens) // 1_000))
-        value = perplexity(self.model, tokens, self.corpus.vocabulary.eos, streams)
+        value = self._measure(self.corpus.valid[:VALIDATED])
+        if not isfinite(value):
+            raise self._diverged()
         self._spent()
         progress.validated = progress.step
         self._append({"valid_perplexity": value})
         if progress.best is None or value < progress.best:
             progress.best, progress.best_step = value, progress.step
-            self._save_model({})
+            save_weights(self.out / files.WEIGHTS, self.model.arrays())
+            self._write_card({})
         if not self.console.is_terminal or self.plan.validate_every >= 500:
             self.display.say(
                 f"step {progress.step:,}, epoch {self._epoch():.1f}: validation perplexity {value:,.1f}"
             )
 
     def _save(self) -> None:
-        with self.metrics.open("ab") as file:
+        with reporting_disk_errors(self.metrics), self.metrics.open("ab") as file:
             os.fsync(file.fileno())
             self.progress.metrics_bytes = file.tell()
         save_checkpoint(self.checkpoint, self.model, self.optimizer, self.state, self.progress)
         self.saved = time.monotonic()
 
-    def _save_model(self, figures: dict[str, float]) -> None:
+    def _write_card(self, figures: dict[str, float]) -> None:
         progress, options, plan = self.progress, self.options, self.plan
-        if not figures:
-            save_weights(self.out / files.WEIGHTS, self.model.arrays())
         measured = [(name, f"{value:,.2f}") for name, value in figures.items()]
         if progress.best is not None:
             measured.append(
@@ -203,7 +219,8 @@ class Trainer:
     def _interrupted(self) -> Outcome:
         self._save()
         if not (self.out / files.WEIGHTS).exists():
-            self._save_model({})
+            save_weights(self.out / files.WEIGHTS, self.model.arrays())
+            self._write_card({})
         self._draw()
         self.display.say(
             f"interrupted at step {self.progress.step:,}; all is saved. Go on with:\n"
@@ -218,18 +235,19 @@ class Trainer:
         figures: dict[str, float] = {}
         for name, tokens in (("validation", self.corpus.valid), ("test", self.corpus.test)):
             if tokens is not None:
-                figures[f"{name} perplexity"] = self._measure(name, tokens[:TESTED])
-        self._save_model(figures)
+                with self.console.status(f"measuring on the {name} part"):
+                    figures[f"{name} perplexity"] = self._measure(tokens[:TESTED])
+        self._write_card(figures)
         self._draw()
         discard(self.out)
         for name, value in figures.items():
             self.console.print(f"{name} {value:,.2f}", highlight=False)
-        self.console.print(f"the model is in {self.out}", highlight=False, soft_wrap=True)
         return Outcome(True, figures)
 
-    def _measure(self, name: str, tokens: TokenArray) -> float:
-        with self.console.status(f"measuring on the {name} part"):
-            return perplexity(self.model, tokens, self.corpus.vocabulary.eos)
+    def _measure(self, tokens: TokenArray) -> float:
+        """Read a text as up to ten streams of a thousand tokens or more: several times faster than one."""
+        streams = max(1, min(10, len(tokens) // 1_000))
+        return perplexity(self.model, tokens, self.corpus.vocabulary.eos, streams)
 
     def _introduce(self) -> None:
         plan, config = self.plan, self.plan.config
@@ -240,7 +258,8 @@ class Trainer:
         resumed = f"going on at step {self.progress.step:,}; " if self.progress.step else ""
         self.display.say(
             f"{resumed}{config.cell.upper()} {config.layers} x {config.hidden}, embedding {config.embedding}"
-            f"{' (tied)' if config.tied else ''}, {config.output} softmax: {weights:,} weights\n"
+            f"{' (tied)' if config.tied else ''}, {config.output} softmax\n"
+            f"{weights:,} weights with the embedding; "
             f"{plan.batch} streams of {plan.unroll} words a step, dropout {config.dropout:g}, for "
             f"{' or '.join(ends)}{', what comes first' if len(ends) > 1 else ''}"
         )
@@ -257,7 +276,7 @@ class Trainer:
     def _cut_metrics(self) -> None:
         """Drop the rows of steps that a killed run did but had not saved."""
         with reporting_disk_errors(self.metrics), self.metrics.open("ab") as file:
-            file.truncate(self.progress.metrics_bytes)
+            file.truncate(min(self.progress.metrics_bytes, file.tell()))
 
     def _draw(self) -> None:
         rows = [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from glassgate.folder.files import reporting_disk_errors, write_atomically
 from glassgate.folder.vocabulary import Vocabulary
 from glassgate.language.corpus import Corpus, open_tokens, prepare
 from glassgate.language.options import Plan, TrainOptions
-from glassgate.language.trainer import CHECKPOINT, WORK, Outcome, Trainer, discard
+from glassgate.language.trainer import CHECKPOINT, SAVE_EVERY, WORK, Outcome, Trainer, discard
 
 __all__ = ["train"]
 
@@ -28,6 +30,7 @@ def train(
     test: Sequence[Path] = (),
     resume: bool = False,
     given: dict[str, Any] | None = None,
+    save_every: float = SAVE_EVERY,
     console: Console | None = None,
 ) -> Outcome:
     """Train a next-word model on a text and write its folder.
@@ -46,6 +49,9 @@ def train(
         Go on with a training that was interrupted; where it left nothing yet, start it.
     given
         On ``resume`` the options that were given anew; they must be those of the training.
+    save_every
+        Seconds between checkpoints, at least 0: after every step. A training that is killed goes on
+        from the last one; no result depends on them.
     console
         Where progress is shown; by default standard error.
 
@@ -65,7 +71,10 @@ def train(
     machine with the same number of threads. With ``minutes`` the schedule follows the clock, and no
     two runs are alike.
     """
+    if not (isfinite(save_every) and save_every >= 0):
+        raise GlassgateError(f"--save-every: must be at least 0, got {save_every}")
     console = console or Console(stderr=True)
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     work = out / WORK
     stored = work / "options.json"
     if resume and stored.exists():
@@ -75,23 +84,26 @@ def train(
     else:
         if resume and (out / files.WEIGHTS).exists() and not work.exists():
             discard(out)
-            console.print(f"{out}: the training is finished, there is nothing to resume", highlight=False)
+            line = f"{out}: the training is finished, there is nothing to resume"
+            console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
             return Outcome(True, {})
         if not texts:
             raise GlassgateError(f"{out}: holds no training to resume, and no text was given to start one")
-        if not (resume and work.exists()):
+        if resume and work.exists():
+            made = [out]  # by the run that was killed
+        else:
             files.make_folder(out)
         with reporting_disk_errors(work):
             work.mkdir(exist_ok=True)
-        corpus = _prepare(texts, valid, test, options, out, console)
+        corpus = _prepare(texts, valid, test, options, out, made, console)
     threads = torch.get_num_threads()
     torch.set_num_threads(options.threads or threads)
     try:
         with torch.random.fork_rng(devices=[]):
-            return Trainer(out, options, corpus, console).run()
+            return Trainer(out, options, corpus, console, save_every).run()
     except GlassgateError:
         if not (work / CHECKPOINT).exists() and not (out / files.WEIGHTS).exists():
-            _withdraw(out)
+            _withdraw(out, made)
         raise
     finally:
         torch.set_num_threads(threads)
@@ -103,19 +115,20 @@ def _prepare(
     test: Sequence[Path],
     options: TrainOptions,
     out: Path,
+    made: Sequence[Path],
     console: Console,
 ) -> Corpus:
     """Tokenise; options.json, written last, says that all is there."""
     work = out / WORK
 
     def report(line: str) -> None:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     try:
         corpus = prepare(texts, valid, test, options.text, work, report)
         Plan.make(options, corpus)
     except BaseException:
-        _withdraw(out)
+        _withdraw(out, made)
         raise
     corpus.vocabulary.save(out / files.TOKENIZER)
     names = [str(path.resolve()) for path in (*texts, *valid, *test)]
@@ -124,13 +137,17 @@ def _prepare(
     return corpus
 
 
-def _withdraw(out: Path) -> None:
-    """Leave nothing behind of a training that came to nothing: the next try would trip over it."""
+def _withdraw(out: Path, made: Sequence[Path]) -> None:
+    """Leave nothing behind of a training that came to nothing: the next try would trip over it.
+
+    ``made`` are the folders that were not there before, the innermost first.
+    """
     discard(out)
     for name in (files.CONFIG, files.TOKENIZER, files.METRICS):
         (out / name).unlink(missing_ok=True)
-    if not any(out.iterdir()):
-        out.rmdir()
+    for folder in made:
+        with suppress(OSError):  # another program may have put something there
+            folder.rmdir()
 
 
 def _stored_options(

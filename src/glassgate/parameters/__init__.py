@@ -11,11 +11,10 @@ output V: 100 words x 20 = 2,000
 embedding: 100 words x 10 = 1,000
 
 The embedding stands outside of the count, as in the notes: ``total`` is cell and output. Only the
-standard library is needed, except to count a model folder.
+standard library is needed. `glassgate.folder.counting` counts a model folder.
 """
 
 from glassgate.parameters.counting import FORMATS, Count, Matrix, Reason, count
-from glassgate.parameters.folder import count_folder
 from glassgate.parameters.network import Bias, Cell, Network, Reset
 
 __all__ = [
@@ -28,5 +27,4 @@ __all__ = [
     "Reason",
     "Reset",
     "count",
-    "count_folder",
 ]

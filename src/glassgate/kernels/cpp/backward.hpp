@@ -16,7 +16,7 @@ template <class S> class BackwardPass {
         : c_(call), T(call.sizes.T), N(call.sizes.N), I(call.sizes.I), H(call.sizes.H), G(gate_count(call.cell)),
           parts_(call.cell == Cell::gru_before ? 3 : 4), stride_(round_up(H, width<S>) + width<S>),
           row_(round_up(parts_ * H, width<S>) + width<S>), plan_(plan_for(call.sizes, G, sizeof(S))),
-          chunk_(chunk_steps(call.sizes, G, sizeof(S))), hidden_cut_(columns_of<S>(H, call.sizes.N < 4 ? 4 : 2)),
+          chunk_(chunk_steps(call.sizes, 512)), hidden_cut_(columns_of<S>(H, call.sizes.N < 4 ? 4 : 2)),
           input_cut_(columns_of<S>(I, 2)), hidden_wide_(columns_of<S>(H, 2)) {}
 
     void run() {
@@ -41,6 +41,8 @@ template <class S> class BackwardPass {
         carry_ = cutter.take<S>(N * stride_);
         blocks_ = cutter.take<S>(ceil_div(parts_ * H, high) * high * chunk_ * N);
         panel_ = cutter.take<S>(plan_.threads * 2 * W * chunk_ * N);
+        sums_[0] = cutter.take<S>(c_.d_w_ih == nullptr ? 0 : input_cut_.template packed<S>(G * H));
+        sums_[1] = cutter.take<S>(c_.d_w_hh == nullptr ? 0 : hidden_wide_.template packed<S>(G * H));
         tiles_ = cutter.take<S>(plan_.threads * tile_size<S>);
         active_ = cutter.take<const S*>(chunk_ * N);
         rows_ = cutter.take<const S*>(plan_.threads * chunk_ * N);
@@ -65,6 +67,7 @@ template <class S> class BackwardPass {
             s1 = s0;
         }
         if (T > 0) step(-1, mine, team, tile);
+        spread_weights(team);
     }
 
     void pack(const Team& team) {
@@ -93,8 +96,8 @@ template <class S> class BackwardPass {
     }
 
     void prepare(const Team& team) {
-        zero_share(c_.d_w_ih, G * H * I, team);
-        zero_share(c_.d_w_hh, G * H * H, team);
+        if (c_.d_w_ih != nullptr) zero_share(sums_[0], input_cut_.template packed<S>(G * H), team);
+        if (c_.d_w_hh != nullptr) zero_share(sums_[1], hidden_wide_.template packed<S>(G * H), team);
         zero_share(c_.d_b_ih, G * H, team);
         zero_share(c_.d_b_hh, G * H, team);
         const bool lstm = c_.cell == Cell::lstm;
@@ -278,7 +281,7 @@ template <class S> class BackwardPass {
         bias_gradient(count, share(ceil_div(parts_ * H, W), team.rank, team.size));
         if (weights) {
             team.wait();
-            weight_gradients(s0, s1, count, rows, team, tile);
+            weight_gradients(s0, s1, count, rows, team);
         }
         team.wait();
     }
@@ -288,8 +291,11 @@ template <class S> class BackwardPass {
         for (Index b = blocks.begin; b < blocks.end; ++b) {
             const Index first = b * high, valid = min(high, parts_ * H - first);
             S* to = blocks_ + b * high * count;
-            for (Index k = 0; k < count; ++k, to += high)
-                for (Index j = 0; j < valid; ++j) to[j] = active_[k][first + j];
+            if (valid == high)
+                for (Index k = 0; k < count; ++k) std::memcpy(to + k * high, active_[k] + first, high * sizeof(S));
+            else
+                for (Index k = 0; k < count; ++k, to += high)
+                    for (Index j = 0; j < valid; ++j) to[j] = active_[k][first + j];
         }
     }
 
@@ -338,48 +344,61 @@ template <class S> class BackwardPass {
         }
     }
 
-    void weight_gradients(Index s0, Index s1, Index count, const S** rows, const Team& team, S* tile) {
-        // One list of jobs: column panels of d_w_ih, of d_w_hh, and, for the reset before the product, of its U_n.
-        const bool before = c_.cell == Cell::gru_before;
-        const Index input = c_.d_w_ih == nullptr ? 0 : input_cut_.panels();
-        const Index hidden = c_.d_w_hh == nullptr ? 0 : hidden_wide_.panels();
-        const Index jobs = input + hidden;
-        // Panels are cut along the gates too, so that few of them still divide evenly.
-        const Index slices = ceil_div(parts_ * H, slice_);
-        const Range mine = share(jobs * slices, team.rank, team.size);
-        S* panel = panel_ + team.rank * 2 * W * chunk_ * N;
-        Index packed = -1;
-        for (Index job = mine.begin; job < mine.end; ++job) {
-            const Index which = job / slices, slice = job % slices;
-            const Index from = slice * slice_, to = min(from + slice_, parts_ * H);
-            const bool input_side = which < input;
-            const Columns& cut = input_side ? input_cut_ : hidden_wide_;
-            const Index p = input_side ? which : which - input;
-            // The columns of the slice that this side sees, with the candidate's apart when it meets r * h.
-            const Index edge = before && !input_side ? 2 * H : parts_ * H;
-            if (from < edge) {
-                if (packed != 2 * which) {
-                    gather(s0, s1, rows, input_side ? 0 : 1);
-                    fill(rows, count, cut, p, panel);
-                    packed = 2 * which;
-                }
-                weight_tiles(from, min(to, edge), count, cut, p, input_side, panel, tile);
-            }
-            if (to > edge) {
-                gather(s0, s1, rows, 2);
-                fill(rows, count, cut, p, panel);
-                packed = 2 * which + 1;
-                weight_tiles(max(from, edge), to, count, cut, p, input_side, panel, tile);
+    // Which columns [from, to) of the gradients meet which rows, and where the product goes: sums_[side] from row `from -
+    // shift` on. Rows: 0: x, 1: the hidden states before, 2: r * h.
+    struct Segment {
+        int side, rows;
+        Index from, to, shift;
+    };
+    int segments(Segment* list) const {
+        int count = 0;
+        if (c_.d_w_ih != nullptr) {
+            if (c_.cell == Cell::gru_after) {
+                list[count++] = {0, 0, 0, 2 * H, 0};
+                list[count++] = {0, 0, 3 * H, 4 * H, H};
+            } else {
+                list[count++] = {0, 0, 0, parts_ * H, 0};
             }
         }
+        if (c_.d_w_hh != nullptr) {
+            if (c_.cell == Cell::gru_before) {
+                list[count++] = {1, 1, 0, 2 * H, 0};
+                list[count++] = {1, 2, 2 * H, 3 * H, 0};
+            } else {
+                list[count++] = {1, 1, 0, G * H, 0};
+            }
+        }
+        return count;
     }
+    const Columns& cut_of(int side) const { return side == 0 ? input_cut_ : hidden_wide_; }
 
-    void fill(const S** rows, Index count, const Columns& cut, Index p, S* panel) {
-        pack_column_panel(rows, count, cut, p, panel);
-        if (c_.round_bf16) round_all(panel, round_up(cut.count(p), W) * count);
+    void weight_gradients(Index s0, Index s1, Index count, const S** rows, const Team& team) {
+        Segment list[4];
+        const int number = segments(list);
+        Index total = 0;
+        for (int i = 0; i < number; ++i) total += cut_of(list[i].side).panels() * slices(list[i]);
+        const Range mine = share(total, team.rank, team.size);
+        S* panel = panel_ + team.rank * 2 * W * chunk_ * N;
+        int gathered = -1;
+        for (int i = 0, base = 0; i < number; ++i) {
+            const Segment& one = list[i];
+            const Columns& cut = cut_of(one.side);
+            const Index jobs = cut.panels() * slices(one);
+            Index packed = -1;
+            for (Index job = max(mine.begin - base, 0); job < min(mine.end - base, jobs); ++job) {
+                const Index p = job / slices(one), from = one.from + job % slices(one) * slice_;
+                if (gathered != one.rows) gather(s0, s1, rows, gathered = one.rows);
+                if (packed != p) {
+                    pack_column_panel(rows, count, cut, packed = p, panel);
+                    if (c_.round_bf16) round_all(panel, round_up(cut.count(p), W) * count);
+                }
+                weight_tiles(one, from, min(from + slice_, one.to), count, cut, p, panel);
+            }
+            base += static_cast<int>(jobs);
+        }
     }
+    static Index slices(const Segment& one) { return ceil_div(one.to - one.from, slice_); }
 
-    // The rows that met the weights in the chunk's steps: 0: x, 1: the hidden states before, 2: r * h.
     void gather(Index s0, Index s1, const S** rows, int kind) const {
         for (Index s = s0; s < s1; ++s) {
             const Index t = schedule_.time(s), active = schedule_.active(t);
@@ -390,26 +409,32 @@ template <class S> class BackwardPass {
         }
     }
 
-    void weight_tiles(Index from, Index to, Index count, const Columns& cut, Index p, bool input_side, const S* panel,
-                      S* tile) {
+    void weight_tiles(const Segment& one, Index from, Index to, Index count, const Columns& cut, Index p, const S* panel) {
         const int vectors = cut.vectors<S>(p);
-        S* into = input_side ? c_.d_w_ih : c_.d_w_hh;
-        constexpr Index most = tile_rows / high * high;
-        for (Index m = from; m < to; m += most) {
-            const Index rows = min(most, to - m);
+        S* sums = sums_[one.side] + cut.offset(p, G * H);
+        for (Index m = from; m < to; m += tile_rows) {
+            const Index rows = min(tile_rows, to - m);
             const S* a[tile_rows];
             for (Index r = 0; r < rows; ++r) a[r] = blocks_ + (m + r) / high * high * count + (m + r) % high;
-            zero(tile, rows * vectors * W);
-            product<S, static_cast<int>(high)>(vectors, rows, count, a, panel, tile);
-            for (Index r = 0; r < rows; ++r) {
-                const int gate = gate_of((m + r) / H, input_side);
-                if (gate < 0) continue;
-                S* out = into + (gate * H + (m + r) % H) * cut.columns + cut.first(p);
-                for (int v = 0; v < vectors; ++v) {
-                    const Index valid = min(W, cut.count(p) - v * W);
-                    store(out + v * W, load(out + v * W, valid) + load(tile + (r * vectors + v) * W), valid);
+            product<S, static_cast<int>(high)>(vectors, rows, count, a, panel, sums + (m - one.shift) * vectors * W);
+        }
+    }
+
+    // The sums, which lie panel by panel, to their rows.
+    void spread_weights(const Team& team) const {
+        for (int side = 0; side < 2; ++side) {
+            S* to = side == 0 ? c_.d_w_ih : c_.d_w_hh;
+            if (to == nullptr) continue;
+            const Columns& cut = cut_of(side);
+            const Range rows = share(G * H, team.rank, team.size);
+            for (Index m = rows.begin; m < rows.end; ++m)
+                for (Index p = 0; p < cut.panels(); ++p) {
+                    const int vectors = cut.template vectors<S>(p);
+                    const S* from = sums_[side] + cut.offset(p, G * H) + m * vectors * W;
+                    for (int v = 0; v < vectors; ++v)
+                        store(to + m * cut.columns + cut.first(p) + v * W, load(from + v * W),
+                              min(W, cut.count(p) - v * W));
                 }
-            }
         }
     }
 
@@ -420,13 +445,14 @@ template <class S> class BackwardPass {
     const Plan plan_;
     const Index chunk_;
     const Columns hidden_cut_, input_cut_, hidden_wide_;  // d_h, the input side, the hidden side's weights
-    static constexpr Index slice_ = 4 * (tile_rows / high * high);
+    static constexpr Index slice_ = 4 * tile_rows;
     Schedule schedule_;
     S *w_hh_ = nullptr, *w_ih_ = nullptr;  // U and W, packed by columns
     S* pre_ = nullptr;
     S* reset_h_ = nullptr;
     S* carry_ = nullptr;  // LSTM: d_c that flows back, GRU: what of d_h does not pass through U
     S *blocks_ = nullptr, *panel_ = nullptr, *tiles_ = nullptr;
+    S* sums_[2] = {};  // d_w_ih and d_w_hh, cut into the panels of their columns
     const S** active_ = nullptr;  // the gradients of the chunk's active rows, and where their d_x goes
     const S** rows_ = nullptr;
     S** to_ = nullptr;

@@ -292,5 +292,5 @@ NB_MODULE(_native, m) {
             if (twice) apply<double>(is_tanh ? tanh<double> : sigmoid<double>, in, out, count);
             else apply<float>(is_tanh ? tanh<float> : sigmoid<float>, in, out, count);
         },
-        "is_tanh"_a, "twice"_a, "in"_a, "out"_a, "count"_a);
+        "is_tanh"_a, "twice"_a, "source"_a, "target"_a, "count"_a);
 }

@@ -86,10 +86,10 @@ inline Plan plan_for(const Sizes& z, int gates, Index element) {
     return {most, by_rows};
 }
 
-// Steps whose pre-activations stay in the second-level cache and give the input product enough rows.
-inline Index chunk_steps(const Sizes& z, int gates, Index element) {
-    const Index rows = min(512, max(128, (1 << 20) / max(1, gates * z.H * element)));
-    return max(1, min(z.T, rows / max(1, z.N)));
+// Steps of a chunk of about `rows` rows: enough for the large products, few enough for the outer caches.
+inline Index chunk_steps(const Sizes& z, Index rows) { return max(1, min(z.T, rows / max(1, z.N))); }
+inline Index forward_rows(const Sizes& z, int gates, Index element) {
+    return min(512, max(128, (1 << 20) / max(1, gates * z.H * element)));
 }
 
 template <class S> class ForwardPass {
@@ -97,7 +97,7 @@ template <class S> class ForwardPass {
     explicit ForwardPass(const Forward<S>& call)
         : c_(call), T(call.sizes.T), N(call.sizes.N), I(call.sizes.I), H(call.sizes.H),
           weights_(call.cell, I, H), G(weights_.gates), stride_(round_up(H, width<S>) + width<S>),
-          plan_(plan_for(call.sizes, G, sizeof(S))), chunk_(chunk_steps(call.sizes, G, sizeof(S))) {}
+          plan_(plan_for(call.sizes, G, sizeof(S))), chunk_(chunk_steps(call.sizes, forward_rows(call.sizes, G, sizeof(S)))) {}
 
     void run() {
         Cutter count(nullptr);

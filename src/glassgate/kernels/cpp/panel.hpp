@@ -1,9 +1,10 @@
 // Matrix products with the right-hand side packed into panels.
 //
 // A panel holds NV vectors for each k, one after the other: [K][NV][width]. A product adds rows of A times one panel to
-// a tile [rows][NV][width] that lies in the first-level cache. Every element of the tile is one chain of fused
-// multiply-adds over k = 0, 1, ..., K - 1, whatever the number of rows, the blocking and the thread: this is what makes
-// results independent of all three, bit for bit.
+// a tile [rows][NV][width] that lies in the first-level cache. It passes over `pass_depth` values of k at a time: each
+// element of the tile grows by one chain of fused multiply-adds from zero for each pass. The order of all sums depends on
+// K alone, not on the number of rows, the width of the panel or the thread: this is what makes results independent of all
+// three, bit for bit; and short chains keep the rounding errors of long sums small.
 #pragma once
 
 #include "simd.hpp"
@@ -32,8 +33,10 @@ inline constexpr Index tile_rows = 64;   // rows of a tile: with a panel block o
 inline constexpr int max_vectors = 4;    // vectors of a panel
 template <class S> inline constexpr Index tile_size = tile_rows * max_vectors * width<S>;
 
-// Depth of one pass over a panel: 16 KB of it.
-template <class S, int NV> inline constexpr Index pass_depth = 16384 / (NV * GG_VECTOR_BYTES);
+#ifndef GG_PASS
+#define GG_PASS 128
+#endif
+inline constexpr Index pass_depth = GG_PASS;
 
 // tile[R][NV][width] += a[r][k * STRIDE] * panel[k][NV][width].
 template <class S, int R, int NV, int STRIDE>
@@ -45,7 +48,7 @@ GG_INLINE void micro(Index depth, const S* const* a, Index offset, const S* pane
     for (int r = 0; r < R; ++r) {
         row[r] = a[r] + offset;
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) sum[r][v] = load(tile + (r * NV + v) * W);
+        for (int v = 0; v < NV; ++v) sum[r][v] = Vec<S>{};
     }
     for (Index k = 0; k < depth; ++k) {
         Vec<S> weight[NV];
@@ -62,7 +65,10 @@ GG_INLINE void micro(Index depth, const S* const* a, Index offset, const S* pane
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) store(tile + (r * NV + v) * W, sum[r][v]);
+        for (int v = 0; v < NV; ++v) {
+            S* to = tile + (r * NV + v) * W;
+            store(to, load(to) + sum[r][v]);
+        }
 }
 
 template <class S, int R, int NV, int STRIDE> struct MicroTable {
@@ -81,9 +87,8 @@ template <class S, int NV, int STRIDE = 1>
 inline void product(Index rows, Index depth, const S* const* a, const S* panel, S* tile) {
     constexpr Index most = max_rows<NV>;
     const Index blocks = ceil_div(rows, most);
-    const Index step = blocks == 1 ? depth : pass_depth<S, NV>;
-    for (Index k = 0; k < depth; k += step) {
-        const Index now = min(step, depth - k);
+    for (Index k = 0; k < depth && rows > 0; k += pass_depth) {
+        const Index now = min(pass_depth, depth - k);
         Index r = 0;
         for (Index b = 0; b < blocks; ++b) {  // row blocks of nearly equal height
             const Index height = (rows - r + blocks - b - 1) / (blocks - b);

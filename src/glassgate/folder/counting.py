@@ -1,10 +1,13 @@
 """Count what a model folder holds."""
 
+from os.path import isdir, isfile
 from pathlib import Path
 
 from glassgate.errors import GlassgateError
-from glassgate.parameters.counting import Count, count
-from glassgate.parameters.network import Network
+from glassgate.folder.config import ModelConfig
+from glassgate.folder.model import CONFIG, WEIGHTS
+from glassgate.folder.weights import read_header
+from glassgate.parameters import Count, Network, count
 
 __all__ = ["count_folder"]
 
@@ -13,7 +16,7 @@ def count_folder(folder: Path | str) -> Count:
     """Count the weights that a model folder holds, from the header of its weights' file.
 
     No weight is loaded. Every tensor of the file must be the one that config.json tells of, so that
-    what is counted is what is there. (This function alone needs more than the standard library.)
+    what is counted is what is there.
 
     Parameters
     ----------
@@ -51,25 +54,15 @@ def count_folder(folder: Path | str) -> Count:
 
 def _read_folder(folder: Path) -> tuple[Network, dict[str, tuple[int, ...]]]:
     """Read what config.json tells, and the shape of each tensor in the header of model.safetensors."""
-    # Imported here alone: the folder's reader stands below this module and needs NumPy.
-    from safetensors import SafetensorError, safe_open
-
-    from glassgate.folder.config import ModelConfig
-
-    if not folder.is_dir():
+    if not isdir(folder):
         raise GlassgateError(f"{folder}: no such model folder")
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
+    for name in (CONFIG, WEIGHTS):
+        if not isfile(folder / name):
             raise GlassgateError(f"{folder}: is no whole model folder: {name} is missing")
-    config = ModelConfig.load(folder / "config.json")
-    weights = folder / "model.safetensors"
-    try:
-        with safe_open(weights, framework="numpy") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except OSError as error:
-        raise GlassgateError(f"{weights}: cannot be read: {error.strerror or error}") from error
-    except SafetensorError as error:
-        raise GlassgateError(f"{weights}: is damaged or no safetensors file: {error}") from error
+    config = ModelConfig.load(folder / CONFIG)
+    header = read_header(folder / WEIGHTS)
+    header.pop("__metadata__", None)
+    shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
     try:
         network = Network(
             cell=config.cell,
@@ -83,5 +76,5 @@ def _read_folder(folder: Path) -> tuple[Network, dict[str, tuple[int, ...]]]:
             clusters=len(config.cutoffs),
         )
     except GlassgateError as error:
-        raise GlassgateError(f"{folder / 'config.json'}: {error}") from error
+        raise GlassgateError(f"{folder / CONFIG}: {error}") from error
     return network, shapes
