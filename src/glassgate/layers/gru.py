@@ -2,7 +2,6 @@
 
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from glassgate.errors import GlassgateError
@@ -25,12 +24,12 @@ class GRU(Recurrent, nn.GRU):
 
     in torch's letters: z, the share of the old value, is 1 - u of the notes. ``reset="after"`` is
     ``torch.nn.GRU``; ``reset="before"`` is the form of the notes and ONNX's default. Parameters, shapes and
-    names are the same in both; they are different functions all the same, and no weights of one give the other.
+    names are the same in both; they are different functions all the same, no weights of one give the other.
 
-    Constructor, parameters, initial weights, results and shapes are those of ``torch.nn.GRU``, and a state_dict fits both
-    ways. `glassgate.record` shows the gates; ``lengths`` and ``resets`` of `forward` replace packing. On a
-    device or dtype without a kernel torch's own path computes, or plain torch operations where torch lacks the
-    form; a warning says so once.
+    Constructor, parameters, initial weights, results and shapes are those of ``torch.nn.GRU``, and a
+    state_dict fits both ways. `glassgate.record` shows the gates; ``lengths`` and ``resets`` of `forward`
+    replace packing. On a device or dtype without a kernel torch's own path computes, or plain torch
+    operations where torch lacks the form; a warning says so once.
 
     Parameters
     ----------
@@ -51,7 +50,8 @@ class GRU(Recurrent, nn.GRU):
 
     References
     ----------
-    The notes, section 3; Cho et al. 2014, arXiv:1406.1078 (version 3 resets before the product, version 1 after).
+    The notes, section 3; Cho et al. 2014, arXiv:1406.1078 (version 3 resets before the product, version 1
+    after it).
 
     Examples
     --------

@@ -24,9 +24,10 @@ class LSTM(Recurrent, nn.LSTM):
         c_t = f_t * c_{t-1} + i_t * g_t
         h_t = o_t * tanh(c_t)
 
-    Constructor, parameters, initial weights, results and shapes are those of ``torch.nn.LSTM``, and a state_dict fits both
-    ways. `glassgate.record` shows the gates; ``lengths`` and ``resets`` of `forward` replace packing. On a
-    device or dtype without a kernel, and with ``proj_size``, torch's own path computes; a warning says so once.
+    Constructor, parameters, initial weights, results and shapes are those of ``torch.nn.LSTM``, and a
+    state_dict fits both ways. `glassgate.record` shows the gates; ``lengths`` and ``resets`` of `forward`
+    replace packing. On a device or dtype without a kernel, and with ``proj_size``, torch's own path computes;
+    a warning says so once.
 
     Parameters
     ----------

@@ -35,8 +35,8 @@ def record(model: nn.Module) -> Iterator[Trace]:
     Returns
     -------
     Trace
-        ``trace.forget``, ``.input``, ``.output``, ``.candidate``, ``.cell``, ``.hidden`` of an LSTM; ``.reset``,
-        ``.update``, ``.candidate``, ``.hidden`` of a GRU, each [T, N, H], time first whatever ``batch_first`` says.
+        LSTM: ``trace.forget``, ``.input``, ``.output``, ``.candidate``, ``.cell``, ``.hidden``; GRU:
+        ``.reset``, ``.update``, ``.candidate``, ``.hidden``; each [T, N, H], time first in any case.
         In a stack by layer: ``trace["l0"].forget``, ``trace["l1_reverse"]``, ``trace["encoder.rnn.l0"]``.
 
     Raises

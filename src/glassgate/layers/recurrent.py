@@ -55,7 +55,7 @@ class Recorded(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy made while recording is a model, not a recording.
-        state = dict(super().__getstate__() if hasattr(super(), "__getstate__") else self.__dict__)
+        state = dict(super().__getstate__())  # type: ignore[no-untyped-call]
         state.pop("_recorders", None)
         return state
 
@@ -68,7 +68,7 @@ class Recurrent(Recorded, nn.RNNBase):
     def _cell(self) -> int:
         raise NotImplementedError
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input: Any,  # noqa: A002  # torch's own name
         hx: Any = None,
@@ -84,10 +84,10 @@ class Recurrent(Recorded, nn.RNNBase):
         hx
             The state before the first step, as for torch's layer; None is zeros.
         lengths : Tensor [N] or sequence of int, optional
-            How many steps of each sequence count, 0 to T, in any order. Outputs past the length are zero, final
-            states are those at the length, and the reverse direction starts there. Unbatched: one number.
+            How many steps of each sequence count, 0 to T, in any order. Outputs past the length are zero,
+            final states are those at the length, and the reverse direction starts there. Unbatched: a number.
         resets : Tensor of bool [T, N], optional
-            ([N, T] with ``batch_first``, [T] unbatched.) Where it is true, the state is cleared before the step.
+            Where true, the state is cleared before the step. [N, T] with ``batch_first``, [T] unbatched.
 
         Returns
         -------
@@ -110,7 +110,9 @@ class Recurrent(Recorded, nn.RNNBase):
             say_once(f"{type(self).__name__}: no kernel for {lacks}, plain torch operations compute, slowly")
         if packed is not None:
             if lengths is not None or resets is not None:
-                raise self._error("a PackedSequence carries its lengths; give a padded tensor for lengths or resets")
+                raise self._error(
+                    "a PackedSequence carries its lengths; give a padded tensor for lengths or resets"
+                )
             x, lengths = pad_packed_sequence(packed)
         unbatched = x.dim() == 2 and packed is None
         swap = self.batch_first and not unbatched and packed is None
@@ -127,7 +129,9 @@ class Recurrent(Recorded, nn.RNNBase):
         if dtype is not None:
             x, states = x.float(), [s if s is None else s.float() for s in states]
         elif x.dtype != self.weight_ih_l0.dtype:
-            raise self._error(f"the input must be of {self.weight_ih_l0.dtype} like the weights, got {x.dtype}")
+            raise self._error(
+                f"the input must be of {self.weight_ih_l0.dtype} like the weights, got {x.dtype}"
+            )
         scan = choose_scan(x, kernel=not lacks)
         bf16 = dtype is not None or self.precision == "bf16"
         x, last = self._stack(scan, x, states, lengths, resets, bf16)
@@ -161,7 +165,9 @@ class Recurrent(Recorded, nn.RNNBase):
             for direction in range(directions):
                 name, k = f"l{layer}" + "_reverse" * direction, layer * directions + direction
                 weights = [getattr(self, f"weight_{side}_{name}") for side in ("ih", "hh")]
-                weights += [getattr(self, f"bias_{side}_{name}") if self.bias else None for side in ("ih", "hh")]
+                weights += [
+                    getattr(self, f"bias_{side}_{name}") if self.bias else None for side in ("ih", "hh")
+                ]
                 further = {"w_hr": getattr(self, f"weight_hr_{name}")} if self.proj_size else {}
                 inputs = (x, *weights, rows[0][k], rows[1][k])
                 save = bool(self._recorders) or _has_gradient(inputs)

@@ -25,7 +25,9 @@ class Scan(NamedTuple):
     h_n: Tensor  #: [N, H], the state after each sequence's last step
     c_n: Tensor  #: [N, H]; GRU: empty
     gates: Tensor  #: [T, N, gates, H] after their activations; empty unless saved
-    state: Tensor  #: [T, N, H] cell states; GRU, reset after: U_n h + b_hn; empty for the other or unless saved
+    state: (
+        Tensor  #: [T, N, H] cell states; GRU, reset after: U_n h + b_hn; empty for the other or unless saved
+    )
 
 
 def gate_count(cell: int) -> int:
@@ -138,12 +140,17 @@ def _lstm_step(before: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _gru_step(
-    cell: int, from_x: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor | None, round_: Callable[[Tensor], Tensor]
+    cell: int,
+    from_x: Tensor,
+    h: Tensor,
+    w_hh: Tensor,
+    b_hh: Tensor | None,
+    round_: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
     size = h.shape[-1]
-    x_gates, x_new = from_x.split([2 * size, size], -1)
-    w_gates, w_new = w_hh.split([2 * size, size])
-    b_gates, b_new = (None, None) if b_hh is None else b_hh.split([2 * size, size])
+    x_gates, x_new = torch.split(from_x, [2 * size, size], -1)
+    w_gates, w_new = torch.split(w_hh, [2 * size, size])
+    b_gates, b_new = (None, None) if b_hh is None else torch.split(b_hh, [2 * size, size])
     r, z = torch.sigmoid(x_gates + linear(round_(h), w_gates, b_gates)).chunk(2, -1)
     if cell == GRU_BEFORE:
         product = linear(round_(r * h), w_new, b_new)
