@@ -55,6 +55,7 @@ class GRU(Recurrent, nn.GRU):
 
     Examples
     --------
+    >>> import torch
     >>> gru = GRU(10, 20, reset="before")
     >>> h, last = gru(torch.zeros(5, 3, 10))
     >>> tuple(h.shape), torch.equal(h[-1], last[0])
