@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from glassgate.errors import GlassgateError
 
 if TYPE_CHECKING:
-    from glassgate.layers import GRU, LSTM, adopt, record
+    from glassgate.layers import GRU, LSTM, GRUCell, LSTMCell, adopt, record
 
-__all__ = ["GRU", "LSTM", "GlassgateError", "__version__", "adopt", "record"]
+__all__ = ["GRU", "LSTM", "GRUCell", "GlassgateError", "LSTMCell", "__version__", "adopt", "record"]
 
 __version__ = "0.1.0"
 
-_LAYERS = ("GRU", "LSTM", "adopt", "record")
+_LAYERS = ("GRU", "GRUCell", "LSTM", "LSTMCell", "adopt", "record")
 
 
 def __getattr__(name: str) -> Any:

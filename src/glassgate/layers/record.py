@@ -5,8 +5,10 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from glassgate.errors import GlassgateError
+from glassgate.layers.cells import GRUCell, LSTMCell
 from glassgate.layers.gru import GRU
 from glassgate.layers.lstm import LSTM
 from glassgate.layers.recurrent import Recorded
@@ -16,7 +18,7 @@ __all__ = ["adopt", "record"]
 
 M = TypeVar("M", bound=nn.Module)
 
-_OURS: dict[type, type] = {nn.LSTM: LSTM, nn.GRU: GRU}
+_OURS: dict[type, type] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.LSTMCell: LSTMCell, nn.GRUCell: GRUCell}
 
 
 @contextmanager
@@ -37,7 +39,8 @@ def record(model: nn.Module) -> Iterator[Trace]:
     Trace
         LSTM: ``trace.forget``, ``.input``, ``.output``, ``.candidate``, ``.cell``, ``.hidden``; GRU:
         ``.reset``, ``.update``, ``.candidate``, ``.hidden``; each [T, N, H], time first in any case.
-        In a stack by layer: ``trace["l0"].forget``, ``trace["l1_reverse"]``, ``trace["encoder.rnn.l0"]``.
+        In a stack by layer: ``trace["l0"].forget``, ``trace["l1_reverse"]``, ``trace["encoder.rnn.l0"]``;
+        an LSTMCell or GRUCell by its own name.
 
     Raises
     ------
@@ -61,7 +64,7 @@ def record(model: nn.Module) -> Iterator[Trace]:
         kind = "lstm" if isinstance(module, nn.LSTM | nn.LSTMCell) else "gru"
         own = {}
         for name in module._trace_names():
-            full = ".".join(part for part in (path, name) if part)
+            full = ".".join(part for part in (path, name) if part) or "cell"
             own[name] = layers[full] = LayerTrace(full, kind)
         recorders.append((module, own))
     if not layers:
@@ -83,7 +86,7 @@ def record(model: nn.Module) -> Iterator[Trace]:
 
 
 def adopt(model: M) -> M:
-    """Turn every ``torch.nn.LSTM`` and ``torch.nn.GRU`` inside a model into ours, in place.
+    """Turn every ``torch.nn.LSTM``, ``GRU``, ``LSTMCell`` and ``GRUCell`` inside a model into ours, in place.
 
     The modules stay the same objects with the same parameters, hooks and names; only who computes changes.
     Subclasses with a forward of their own are left alone.
@@ -101,12 +104,15 @@ def adopt(model: M) -> M:
     Examples
     --------
     >>> from torch import nn
+    from torch.nn.utils import parametrize
     >>> model = nn.ModuleDict({"encoder": nn.LSTM(4, 3)})
     >>> adopt(model)["encoder"].__class__ is LSTM
     True
     """
     for module in model.modules():
-        ours = _OURS.get(type(module))
-        if ours is not None:
-            module.__class__ = ours
+        own = type(module)
+        if own in _OURS:
+            module.__class__ = _OURS[own]
+        elif parametrize.is_parametrized(module) and own.__bases__[0] in _OURS:
+            own.__bases__ = (_OURS[own.__bases__[0]],)  # a class that torch made for this one module
     return model

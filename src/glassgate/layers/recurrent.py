@@ -13,7 +13,7 @@ from glassgate.errors import GlassgateError
 from glassgate.layers import operators, reference
 from glassgate.trace import Chunk, LayerTrace
 
-__all__ = ["Lengths", "Precision", "Recorded", "Recurrent", "choose_scan", "say_once"]
+__all__ = ["Lengths", "Precision", "Recorded", "Recurrent", "choose_scan", "has_gradient", "say_once"]
 
 Precision: TypeAlias = Literal["fp32", "bf16"]
 Lengths: TypeAlias = Tensor | Sequence[int] | int
@@ -170,7 +170,7 @@ class Recurrent(Recorded, nn.RNNBase):
                 ]
                 further = {"w_hr": getattr(self, f"weight_hr_{name}")} if self.proj_size else {}
                 inputs = (x, *weights, rows[0][k], rows[1][k])
-                save = bool(self._recorders) or _has_gradient(inputs)
+                save = bool(self._recorders) or has_gradient(inputs)
                 y = scan(cell, *inputs, lengths, resets, bool(direction), bf16, save, **further)
                 if self._recorders:
                     self._trace(name, y, lengths)
@@ -238,7 +238,8 @@ class Recurrent(Recorded, nn.RNNBase):
         return GlassgateError(f"{type(self).__name__}: {message}")
 
 
-def _has_gradient(tensors: Sequence[Tensor | None]) -> bool:
+def has_gradient(tensors: Sequence[Tensor | None]) -> bool:
+    """Tell whether autograd will want what the forward pass saves."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
