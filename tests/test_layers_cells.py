@@ -72,11 +72,11 @@ def test_messages() -> None:
     for call, message in [
         (
             lambda: glassgate.GRUCell(5, 7)(torch.zeros(4, 3)),
-            "GRUCell: the input must have shape [N, 5] or [5], got [4, 3]",
+            "GRUCell: the input must be [N, 5] or [5], got [4, 3]",
         ),
         (
             lambda: glassgate.LSTMCell(5, 7)(torch.zeros(4, 5), (torch.zeros(4, 7), torch.zeros(7))),
-            "LSTMCell: c must have shape [4, 7], got [7]",
+            "LSTMCell: c must be [4, 7], got [7]",
         ),
         (lambda: glassgate.GRUCell(5, 7, reset="no"), "reset: must be before or after, got 'no'"),
     ]:

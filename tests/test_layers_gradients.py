@@ -125,7 +125,7 @@ def layer_and_input(name: str, options: dict[str, Any], *shape: int) -> tuple[nn
     return layer, torch.randn(*shape, 3, dtype=torch.float64)
 
 
-# The first use of forward mode makes torch compile decompositions of its own by its deprecated torch.jit.script.
+# The first use of forward mode makes torch compile decompositions by its own deprecated torch.jit.script.
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 @pytest.mark.parametrize(("name", "options"), LAYERS)
 def test_forward_mode_and_hessian(name: str, options: dict[str, Any]) -> None:

@@ -101,8 +101,8 @@ def test_float32_within_twice_torchs_own_error(name: str) -> None:
     """Torch's float32 error against float64 is what float32 gives; twice that allows another order of sums.
 
     The largest error of the results; of each gradient the root mean square, because the largest of a few
-    rounding errors of long sums is a matter of luck. A bias has the gradient of T N rows, summed in order as in
-    torch's LSTM; torch's GRU sums step by step, then the steps, and errs half as much (measured over eight
+    rounding errors of long sums is a matter of luck. A bias has the gradient of T N rows, summed in order as
+    in torch's LSTM; torch's GRU sums step by step, then the steps, and errs half as much (measured over eight
     inputs: 2.0 to 2.6 times). Four times is allowed there.
     """
     exact, _ = pair(name, sizes=(40, 50), num_layers=2)

@@ -42,23 +42,15 @@ class _Cell(Recorded, nn.RNNCellBase):
         where = type(self).__name__
         if x.dim() not in (1, 2) or x.shape[-1] != self.input_size:
             expected = f"[N, {self.input_size}] or [{self.input_size}]"
-            raise GlassgateError(f"{where}: the input must have shape {expected}, got {list(x.shape)}")
+            raise GlassgateError(f"{where}: the input must be {expected}, got {list(x.shape)}")
         shape = (*x.shape[:-1], self.hidden_size)
         for name, state in states.items():
             if state is not None and state.shape != shape:
-                raise GlassgateError(
-                    f"{where}: {name} must have shape {list(shape)}, got {list(state.shape)}"
-                )
+                raise GlassgateError(f"{where}: {name} must be {list(shape)}, got {list(state.shape)}")
         alone = x.dim() == 1
-        rows = [t if t is None or not alone else t.unsqueeze(0) for t in (x, *states.values(), None)]
-        inputs = (
-            rows[0].unsqueeze(0),
-            self.weight_ih,
-            self.weight_hh,
-            self.bias_ih,
-            self.bias_hh,
-            *rows[1:3],
-        )
+        before = [t if t is None or not alone else t.unsqueeze(0) for t in (*states.values(), None)]
+        steps = x.reshape(1, -1, self.input_size)
+        inputs = (steps, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, *before[:2])
         scan = choose_scan(x, kernel=not self._lacks(x))
         save = bool(self._recorders) or has_gradient(inputs)
         y = scan(self._kind(), *inputs, None, None, False, False, save)
@@ -70,8 +62,8 @@ class _Cell(Recorded, nn.RNNCellBase):
 class LSTMCell(_Cell, nn.LSTMCell):
     """``torch.nn.LSTMCell`` on glassgate's kernels; a sequence step by step is `LSTM` to the bit.
 
-    Constructor, parameters, results and shapes are those of ``torch.nn.LSTMCell``. `glassgate.record` joins the
-    steps: its gates are [T, N, H] after T calls.
+    Constructor, parameters, results and shapes are those of ``torch.nn.LSTMCell``. `glassgate.record` joins
+    the steps: its gates are [T, N, H] after T calls.
 
     Parameters
     ----------
@@ -101,7 +93,7 @@ class LSTMCell(_Cell, nn.LSTMCell):
         input: Tensor,  # noqa: A002  # torch's own name
         hx: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Take one step: input [N, I] or [I], hx the pair (h, c), each [N, H] or [H]; returns the new pair."""
+        """Take one step: input [N, I] or [I], hx the pair (h, c) of [N, H] or [H]; returns the new pair."""
         if self._left_to_torch(input):
             return super().forward(input, hx)
         h, c = (None, None) if hx is None else hx

@@ -104,7 +104,6 @@ def adopt(model: M) -> M:
     Examples
     --------
     >>> from torch import nn
-    from torch.nn.utils import parametrize
     >>> model = nn.ModuleDict({"encoder": nn.LSTM(4, 3)})
     >>> adopt(model)["encoder"].__class__ is LSTM
     True
