@@ -1,6 +1,7 @@
 """The operators under torch's own checks and transforms: every derivative, vmap, compile, export."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -236,3 +237,19 @@ def test_parametrised_weights() -> None:
     layer(x)[0].sum().backward()
     plain(x)[0].sum().backward()
     assert torch.equal(layer.parametrizations.weight_hh_l0.original.grad, plain.weight_hh_l0.grad * 0.5)
+
+
+def test_distributed_data_parallel(tmp_path: Path) -> None:
+    layer = glassgate.GRU(3, 4, reset="before")
+    x = torch.randn(5, 2, 3)
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(copy.deepcopy(layer))
+        wrapped(x)[0].square().sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    layer(x)[0].square().sum().backward()
+    for got, want in zip(wrapped.parameters(), layer.parameters(), strict=True):
+        assert got.grad is not None
+        assert want.grad is not None
+        assert torch.equal(got.grad, want.grad)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
@@ -130,6 +132,34 @@ def test_unbatched(name: str) -> None:
         (got, d_got), (want, d_want) = run(ours, *inputs), run(theirs, *inputs)
         assert_near(got, want)
         assert_near(d_got, d_want)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(CLASSES),
+    sizes=st.tuples(st.integers(1, 9), st.integers(1, 19)),
+    steps=st.integers(1, 7),
+    batch=st.integers(1, 9),
+    given_state=st.booleans(),
+    options=st.fixed_dictionaries(
+        {
+            "num_layers": st.integers(1, 3),
+            "bias": st.booleans(),
+            "batch_first": st.booleans(),
+            "bidirectional": st.booleans(),
+        }
+    ),
+)
+def test_any_shape_and_option(
+    name: str, sizes: Any, steps: int, batch: int, given_state: bool, options: dict[str, Any]
+) -> None:
+    theirs, ours = pair(name, sizes=sizes, **options)
+    shape = (batch, steps) if ours.batch_first else (steps, batch)
+    x = torch.randn(*shape, sizes[0], dtype=torch.float64, requires_grad=True)
+    inputs = (x, states(ours, batch, torch.float64)) if given_state else (x,)
+    (got, d_got), (want, d_want) = run(ours, *inputs), run(theirs, *inputs)
+    assert_near(got, want)
+    assert_near(d_got, d_want)
 
 
 @pytest.mark.parametrize("sorted_", [True, False])
@@ -254,6 +284,57 @@ def test_forget_bias_is_the_sum_of_both() -> None:
             assert ((ih + hh)[:7] != 1.5).all()
 
 
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "GRU before"])
+def test_bf16_is_float32_on_rounded_operands(name: str) -> None:
+    """One step from zeros: no state is rounded on the way; rounded weights and inputs in float64 are exact."""
+    kind, _, reset = name.partition(" ")
+    options = {"reset": reset} if reset else {}
+    layer = getattr(glassgate, kind)(30, 40, precision="bf16", **options)
+    assert repr(layer).endswith("precision=bf16)")
+    exact = getattr(glassgate, kind)(30, 40, dtype=torch.float64, **options)
+    exact.load_state_dict(layer.state_dict())
+    with torch.no_grad():
+        exact.weight_ih_l0.copy_(layer.weight_ih_l0.bfloat16())
+    x = torch.randn(1, 5, 30)
+    y = layer(x)[0]
+    # A float32 sum of 32 terms below one in size: 32 roundings of 6e-8, halved by the slope of a gate.
+    torch.testing.assert_close(y.double(), exact(x.bfloat16().double())[0], rtol=0, atol=1e-6)
+    assert (y.double() - exact(x.double())[0]).abs().max() > 1e-5  # the rounding is there
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under = layer(x)[0]
+    assert torch.equal(under, y.bfloat16())
+    with pytest.raises(GlassgateError, match=r'precision="bf16" takes torch.float32, got torch.float64'):
+        getattr(glassgate, kind)(3, 4, precision="bf16", dtype=torch.float64)(torch.zeros(1, 1, 3).double())
+
+
+def test_bf16_trains() -> None:
+    """Its gradients are those of float32 but for roundings of 2^-9, some dozens of which add up at random."""
+    plain, rounded = glassgate.LSTM(10, 20), glassgate.LSTM(10, 20, precision="bf16")
+    rounded.load_state_dict(plain.state_dict())
+    x = torch.randn(8, 3, 10, requires_grad=True)
+    for want, got in zip(run(plain, x)[1], run(rounded, x)[1], strict=True):
+        assert 0 < (got - want).norm() < 12 * 2.0**-9 * want.norm()
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_weight_drop_is_a_layer_with_dropped_weights(name: str) -> None:
+    layer = getattr(glassgate, name)(5, 7, weight_drop=0.5)
+    plain = getattr(glassgate, name)(5, 7)
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(6, 3, 5)
+    torch.manual_seed(5)
+    got = layer(x)[0]
+    torch.manual_seed(5)
+    with torch.no_grad():
+        plain.weight_hh_l0.copy_(nn.functional.dropout(layer.weight_hh_l0, 0.5))
+    assert 0.3 < (plain.weight_hh_l0 == 0).float().mean() < 0.7
+    assert torch.equal(got, plain(x)[0])
+    got.sum().backward()
+    assert ((layer.weight_hh_l0.grad == 0) == (plain.weight_hh_l0 == 0)).all()
+    plain.load_state_dict(layer.state_dict())
+    assert torch.equal(layer.eval()(x)[0], plain(x)[0])
+
+
 @pytest.mark.parametrize("copy_", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
 def test_copies(copy_: Any) -> None:
     layer = glassgate.GRU(5, 7, reset="before", num_layers=2)
@@ -366,6 +447,7 @@ def test_messages_of_the_constructors() -> None:
     for make, message in [
         (lambda: glassgate.GRU(5, 7, reset="never"), "reset: must be before or after, got 'never'"),
         (lambda: glassgate.LSTM(5, 7, precision="fp8"), "LSTM: precision must be fp32 or bf16, got 'fp8'"),
+        (lambda: glassgate.GRU(5, 7, weight_drop=1), "GRU: weight_drop must be from 0 to below 1, got 1"),
         (lambda: glassgate.LSTM(5, 7, bias=False, forget_bias=1.0), "LSTM: forget_bias needs bias=True"),
     ]:
         with pytest.raises(GlassgateError) as error:

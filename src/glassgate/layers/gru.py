@@ -42,6 +42,9 @@ class GRU(Recurrent, nn.GRU):
         ``"fp32"``, or ``"bf16"``: what enters the matrix products is rounded to bfloat16; weights, sums and
         states stay in float32. Under ``torch.autocast("cpu", torch.bfloat16)`` it is ``"bf16"``, and results
         are bfloat16.
+    weight_drop
+        In training each weight on the hidden state is dropped with this probability, drawn once a call; the
+        others are scaled up.
 
     Raises
     ------
@@ -51,7 +54,7 @@ class GRU(Recurrent, nn.GRU):
     References
     ----------
     The notes, section 3; Cho et al. 2014, arXiv:1406.1078 (version 3 resets before the product, version 1
-    after it).
+    after it). ``weight_drop``: Wan et al. 2013; Merity et al. 2017, arXiv:1708.02182.
 
     Examples
     --------
@@ -64,25 +67,21 @@ class GRU(Recurrent, nn.GRU):
 
     reset: Literal["before", "after"] = "after"
 
+    _own_options = ("reset", "precision", "weight_drop")
+
     def __init__(
         self,
         *args: Any,
         reset: Literal["before", "after"] = "after",
         precision: Precision = "fp32",
+        weight_drop: float = 0.0,
         **kwargs: Any,
     ) -> None:
         if reset not in ("before", "after"):
             raise GlassgateError(f"reset: must be before or after, got {reset!r}")
-        if precision not in ("fp32", "bf16"):
-            raise GlassgateError(f"GRU: precision must be fp32 or bf16, got {precision!r}")
         super().__init__(*args, **kwargs)
+        self._options(precision, weight_drop)
         self.reset = reset
-        self.precision = precision
-
-    def extra_repr(self) -> str:
-        """Return what torch shows, and glassgate's own keywords where they are not the defaults."""
-        further = "" if self.reset == "after" else ", reset=before"
-        return super().extra_repr() + further + ("" if self.precision == "fp32" else ", precision=bf16")
 
     def _cell(self) -> int:
         return reference.GRU_AFTER if self.reset == "after" else reference.GRU_BEFORE

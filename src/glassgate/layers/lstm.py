@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glassgate.errors import GlassgateError
 from glassgate.layers import reference
 from glassgate.layers.recurrent import Precision, Recurrent
 
@@ -41,6 +40,9 @@ class LSTM(Recurrent, nn.LSTM):
         ``"fp32"``, or ``"bf16"``: what enters the matrix products is rounded to bfloat16; weights, sums and
         cell states stay in float32. Under ``torch.autocast("cpu", torch.bfloat16)`` it is ``"bf16"``, and
         results are bfloat16 as torch's are.
+    weight_drop
+        In training each weight on the hidden state is dropped with this probability, drawn once a call; the
+        others are scaled up.
 
     Raises
     ------
@@ -49,7 +51,8 @@ class LSTM(Recurrent, nn.LSTM):
 
     References
     ----------
-    The notes, section 1. ``forget_bias``: Gers et al. 2000, "Learning to forget".
+    The notes, section 1. ``forget_bias``: Gers et al. 2000, "Learning to forget". ``weight_drop``:
+    Wan et al. 2013 (DropConnect); Merity et al. 2017, arXiv:1708.02182.
 
     Examples
     --------
@@ -62,15 +65,20 @@ class LSTM(Recurrent, nn.LSTM):
 
     forget_bias: float | None = None
 
+    _own_options = ("forget_bias", "precision", "weight_drop")
+
     def __init__(
-        self, *args: Any, forget_bias: float | None = None, precision: Precision = "fp32", **kwargs: Any
+        self,
+        *args: Any,
+        forget_bias: float | None = None,
+        precision: Precision = "fp32",
+        weight_drop: float = 0.0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        if precision not in ("fp32", "bf16"):
-            raise GlassgateError(f"LSTM: precision must be fp32 or bf16, got {precision!r}")
+        self._options(precision, weight_drop)
         if forget_bias is not None and not self.bias:
-            raise GlassgateError("LSTM: forget_bias needs bias=True")
-        self.precision = precision
+            raise self._error("forget_bias needs bias=True")
         self.forget_bias = forget_bias
         self._fill_forget_bias()
 
@@ -87,11 +95,6 @@ class LSTM(Recurrent, nn.LSTM):
             for name in self._trace_names():
                 getattr(self, f"bias_ih_{name}")[forget] = self.forget_bias
                 getattr(self, f"bias_hh_{name}")[forget] = 0
-
-    def extra_repr(self) -> str:
-        """Return what torch shows, and glassgate's own keywords where they are not the defaults."""
-        further = "" if self.forget_bias is None else f", forget_bias={self.forget_bias}"
-        return super().extra_repr() + further + ("" if self.precision == "fp32" else ", precision=bf16")
 
     def _cell(self) -> int:
         return reference.LSTM

@@ -38,6 +38,8 @@ SCAN_BACKWARD = torch.ops.glassgate.scan_backward.default
 
 Maybe: TypeAlias = Tensor | None
 
+_WHOLE = {"lengths": torch.int64, "resets": torch.bool}  # all others have the input's dtype
+
 
 def scan(
     cell: int,
@@ -83,7 +85,9 @@ def _check(cell: int, **tensors: Maybe) -> tuple[int, int, int, int]:
         raise GlassgateError(f"scan: x must have shape [T, N, I], got {list(x.shape)}")
     (T, N, I), H = x.shape, w_hh.shape[1]
     G = gate_count(cell)
+    states = (T, N, H) if cell != GRU_BEFORE else (0,)
     shapes: dict[str, tuple[int, ...]] = {
+        "x": (T, N, I),
         "w_ih": (G * H, I),
         "w_hh": (G * H, H),
         "b_ih": (G * H,),
@@ -94,21 +98,20 @@ def _check(cell: int, **tensors: Maybe) -> tuple[int, int, int, int]:
         "resets": (T, N),
         "hidden": (T, N, H),
         "gates": (T, N, G, H),
-        "state": (T, N, H) if cell != GRU_BEFORE else (0,),
+        "state": states,
         "d_hidden": (T, N, H),
         "d_h_n": (N, H),
         "d_c_n": (N, H) if cell == LSTM else (0,),
         "d_gates": (T, N, G, H),
-        "d_state": (T, N, H) if cell != GRU_BEFORE else (0,),
+        "d_state": states,
     }
     for name, tensor in tensors.items():
-        if tensor is None or name == "x":
+        if tensor is None:
             continue
         if tensor.shape != shapes[name]:
             expected, came = list(shapes[name]), list(tensor.shape)
             raise GlassgateError(f"scan: {name} must have shape {expected}, got {came}")
-        dtype = {"lengths": torch.int64, "resets": torch.bool}.get(name, x.dtype)
-        if tensor.dtype != dtype:
+        if tensor.dtype != (dtype := _WHOLE.get(name, x.dtype)):
             raise GlassgateError(f"scan: {name} must be of {dtype}, got {tensor.dtype}")
         if tensor.device != x.device:
             raise GlassgateError(f"scan: {name} must be on {x.device} like the input, got {tensor.device}")

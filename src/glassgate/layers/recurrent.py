@@ -64,6 +64,22 @@ class Recurrent(Recorded, nn.RNNBase):
     """The body of `LSTM` and `GRU`; a subclass says which cell, and which states run through time."""
 
     precision: Precision = "fp32"
+    weight_drop: float = 0.0
+    _own_options: tuple[str, ...] = ("precision", "weight_drop")
+
+    def _options(self, precision: Precision, weight_drop: float) -> None:
+        if precision not in ("fp32", "bf16"):
+            raise self._error(f"precision must be fp32 or bf16, got {precision!r}")
+        if not 0 <= weight_drop < 1:
+            raise self._error(f"weight_drop must be from 0 to below 1, got {weight_drop}")
+        self.precision = precision
+        self.weight_drop = weight_drop
+
+    def extra_repr(self) -> str:
+        """Return what torch shows, and glassgate's own keywords where they are not the defaults."""
+        own = {name: getattr(self, name) for name in self._own_options}
+        further = [f", {name}={value}" for name, value in own.items() if value != getattr(type(self), name)]
+        return super().extra_repr() + "".join(further)
 
     def _cell(self) -> int:
         raise NotImplementedError
@@ -134,6 +150,8 @@ class Recurrent(Recorded, nn.RNNBase):
             )
         scan = choose_scan(x, kernel=not lacks)
         bf16 = dtype is not None or self.precision == "bf16"
+        if bf16 and x.dtype != torch.float32:
+            raise self._error(f'precision="bf16" takes torch.float32, got {x.dtype}')
         x, last = self._stack(scan, x, states, lengths, resets, bf16)
         if dtype is not None:
             x, last = x.to(dtype), [s.to(dtype) for s in last]
@@ -165,6 +183,8 @@ class Recurrent(Recorded, nn.RNNBase):
             for direction in range(directions):
                 name, k = f"l{layer}" + "_reverse" * direction, layer * directions + direction
                 weights = [getattr(self, f"weight_{side}_{name}") for side in ("ih", "hh")]
+                if self.weight_drop and self.training:
+                    weights[1] = nn.functional.dropout(weights[1], self.weight_drop)
                 weights += [
                     getattr(self, f"bias_{side}_{name}") if self.bias else None for side in ("ih", "hh")
                 ]
@@ -185,7 +205,7 @@ class Recurrent(Recorded, nn.RNNBase):
         return tuple(f"l{layer}{end}" for layer in range(self.num_layers) for end in ends)
 
     def _torch_has_it(self) -> bool:
-        return self.precision == "fp32"
+        return self.precision == "fp32" and not self.weight_drop
 
     def _autocast(self, x: Tensor) -> torch.dtype | None:
         """Return the dtype of an active autocast, else None."""
