@@ -11,3 +11,5 @@ exclude_patterns = ["build"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 napoleon_google_docstring = False
+# "width" and other plain words are attributes of several classes; as the type of a parameter they mean none.
+suppress_warnings = ["ref.python"]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 GATES = {"f": "forget f", "i": "input i", "o": "output o"}
 SIGNED = {"g": "candidate g", "C": "cell state C", "h": "hidden state h"}
 LINES_SHOWN, WORDS_SHOWN = 4, 12
-PROMPTS = ("warm bread for the", "what do you", "and the gate swung", "the baker went")
+PROMPTS = ("warm bread for the", "what do you", "and the gate swung", "by the lamp the keeper thought of the")
 NEXT = """\
   glassgate train my.txt --out my-model      ten minutes; --minutes 1 for a first look
   glassgate predict my-model "a few words"   the most probable next words

@@ -157,7 +157,9 @@ class ModelConfig:
             names = ", ".join(map(repr, sorted(values.keys() ^ known)))
             raise GlassgateError(f"{path}: must hold exactly the keys of format {FORMAT}; at odds: {names}")
         cutoffs = values["cutoffs"]
+        if not isinstance(cutoffs, list):
+            raise GlassgateError(f"{path}: cutoffs: must be a list of word numbers, got {cutoffs!r}")
         try:
-            return cls(**{**values, "cutoffs": tuple(cutoffs) if isinstance(cutoffs, list) else (cutoffs,)})
+            return cls(**{**values, "cutoffs": tuple(cutoffs)})
         except GlassgateError as error:
             raise GlassgateError(f"{path}: {error}") from error

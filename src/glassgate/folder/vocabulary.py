@@ -140,7 +140,7 @@ class Vocabulary:
             raise GlassgateError(f"{path}: is damaged or no tokenizer: {error}") from error
         try:
             return cls(_tokenizer(*_recognise(table)))
-        except (GlassgateError, UnicodeError) as error:  # a word may be half of a surrogate pair
+        except (GlassgateError, UnicodeEncodeError) as error:
             raise GlassgateError(f"{path}: {error}") from error
 
     def save(self, path: Path) -> None:
@@ -208,6 +208,7 @@ def _recognise(table: Any) -> tuple[dict[str, int], Tokens, bool]:
         raise GlassgateError(f"is damaged: expected a table of words and {UNK} for all others")
     if not all(type(number) is int and 0 <= number < len(words) for number in words.values()):
         raise GlassgateError("the words are not numbered from 0 without a gap")
+    "".join(words).encode()  # JSON can hold half of a surrogate pair, UTF-8 cannot
     for tokens in get_args(Tokens):
         for lowercase in (False, True):
             ours = json.loads(_tokenizer({}, tokens, lowercase).to_str())

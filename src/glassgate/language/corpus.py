@@ -110,6 +110,8 @@ def prepare(
         When a text is missing, empty, binary, not UTF-8, or has no word in one of the parts.
     """
     files, valid_files, test_files = find_files(texts), find_files(valid), find_files(test)
+    for stale in folder.glob("*.tokens"):  # of an attempt that was killed, perhaps with other parts
+        stale.unlink()
     eos = options.eos or detect_eos(files)
     tokens = options.tokens or detect_tokens(files)
     bounds: tuple[float, ...] = () if valid else (0.90,) if test else HELD_OUT
@@ -153,11 +155,22 @@ def prepare(
 
 
 def open_tokens(vocabulary: Vocabulary, eos: Eos, folder: Path, split_by: str) -> Corpus:
-    """Map the token files that `prepare` wrote."""
+    """Map the token files that `prepare` wrote.
+
+    Raises
+    ------
+    GlassgateError
+        When one is missing or damaged.
+    """
     dtype = _dtype(vocabulary)
 
     def mapped(name: str) -> TokenArray:
-        return np.memmap(folder / f"{name}.tokens", dtype=dtype, mode="r")
+        path = folder / f"{name}.tokens"
+        try:
+            return np.memmap(path, dtype=dtype, mode="r")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise GlassgateError(f"{path}: is no whole file of tokens: {reason}") from error
 
     test = mapped("test") if (folder / "test.tokens").exists() else None
     return Corpus(vocabulary, eos, mapped("train"), mapped("valid"), test, split_by)

@@ -292,6 +292,9 @@ def discard(out: Path) -> None:
     if (out / WORK).exists():
         (out / WORK).rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
+    for name in (files.CONFIG, files.WEIGHTS, files.TOKENIZER, files.CARD, files.PICTURE):
+        for left in out.glob(f".{name}.*.tmp"):  # half written when a run was killed
+            left.unlink(missing_ok=True)
 
 
 def _optimizer(model: NextWordModel, weight_decay: float) -> torch.optim.AdamW:

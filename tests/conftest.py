@@ -1,0 +1,47 @@
+"""What several tests share."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from program import Program
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Return the folder of corpora beside the checkout, which are no part of the project."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the corpora lie beside the checkout, in ../shared/data, and are absent here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """Run commands in processes of their own; what they write goes to this program's folder."""
+    running = Program(tmp_path_factory.mktemp("program"))
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a text of 1,011 words in 120 lines, 40 of them different, drawn from a Markov chain."""
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(markov_text(120))
+    return path
+
+
+def markov_text(lines: int) -> str:
+    """Return lines of words in which each word tells something about the next."""
+    generator = random.Random(3)
+    drawn = []
+    for _ in range(lines):
+        number, words = generator.randrange(40), []
+        for _ in range(generator.randint(3, 14)):
+            words.append(f"w{number}")
+            number = (3 * number + generator.choice((1, 1, 1, 2, 5))) % 40
+        drawn.append(" ".join(words))
+    return "\n".join(drawn) + "\n"

@@ -1,0 +1,235 @@
+"""What a training can be told: bounds, and the rules that fill in what was not given."""
+
+import os
+from math import inf, nan, prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from glassgate import GlassgateError
+from glassgate.folder.vocabulary import Vocabulary
+from glassgate.language.corpus import Corpus
+from glassgate.language.options import Plan, TrainOptions
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        *(
+            (name, value, f"--{name}: must be at least 1, got {value}")
+            for name in ("hidden", "layers", "embedding", "epochs", "batch", "unroll", "threads")
+            for value in (0, -3)
+        ),
+        ("threads", 1025, "--threads: must be at most 1024, got 1025"),
+        *(
+            (name, value, f"--{name.replace('_', '-')}: must be above 0, got {value}")
+            for name in ("minutes", "learning_rate", "clip")
+            for value in (0.0, -1.5, inf, nan)
+        ),
+        *(
+            ("weight_decay", value, f"--weight-decay: must be at least 0, got {value}")
+            for value in (-0.1, inf, nan)
+        ),
+        *(
+            ("dropout", value, f"--dropout: must be at least 0 and below 1, got {value}")
+            for value in (-0.1, 1.0, 2.0, nan)
+        ),
+        *(
+            ("seed", value, f"--seed: must be at least 0 and below 2^31, got {value}")
+            for value in (-1, 2**31)
+        ),
+        ("cell", "rnn", "--cell: must be lstm or gru, got 'rnn'"),
+        ("reset", "never", "--reset: must be before or after, got 'never'"),
+        ("output", "sampled", "--output: must be full or adaptive, got 'sampled'"),
+        ("tokens", "letters", "--tokens: must be spaces or words, got 'letters'"),
+        ("eos", "word", "--eos: must be line or paragraph or none, got 'word'"),
+        ("minimum_count", 0, "--minimum-count: must be at least 1, got 0"),
+    ],
+)
+def test_each_bound_is_one_line_that_names_the_option(name: str, value: Any, message: str) -> None:
+    with pytest.raises(GlassgateError) as raised:
+        TrainOptions(**{name: value})
+    assert str(raised.value) == message
+
+
+def test_a_closed_vocabulary_leaves_no_word_out() -> None:
+    with pytest.raises(GlassgateError, match=r"^--closed-vocabulary: keeps every word"):
+        TrainOptions(closed_vocabulary=True, minimum_count=2)
+    assert TrainOptions(closed_vocabulary=True, minimum_count=1).text.closed
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hidden": 1, "layers": 1, "embedding": 1, "epochs": 1, "batch": 1, "unroll": 1, "threads": 1},
+        {"minutes": 1e-9, "learning_rate": 1e-9, "clip": 1e-9},
+        {"weight_decay": 0.0, "dropout": 0.0, "seed": 0},
+        {"dropout": 0.999, "seed": 2**31 - 1, "threads": 1024},
+    ],
+)
+def test_the_bounds_themselves_are_allowed(options: dict[str, Any]) -> None:
+    kept = TrainOptions(**options).as_dict()
+    assert {name: kept[name] for name in options} == options
+
+
+def test_options_survive_json_and_name_what_differs() -> None:
+    options = TrainOptions(hidden=20, dropout=0.25, cell="gru")
+    assert TrainOptions(**options.as_dict()) == options
+    given = {"hidden": 20, "dropout": 0.3, "cell": "lstm", "out": "of no training"}
+    assert options.differing(given) == ["dropout", "cell"]
+    assert options.differing({}) == []
+
+
+def corpus(
+    tokens: int, words: int = 50, eos: bool = True, valid: int = 100, test: int | None = 100
+) -> Corpus:
+    vocabulary = Vocabulary.build(
+        [" ".join(f"w{n}" for n in range(words - 1 - eos))], tokens="spaces", eos=eos
+    )
+    assert len(vocabulary) == words
+
+    def part(size: int) -> Any:
+        return np.zeros(size, np.uint16)
+
+    return Corpus(
+        vocabulary,
+        "line" if eos else "none",
+        part(tokens),
+        part(valid),
+        None if test is None else part(test),
+        "as given",
+    )
+
+
+@pytest.mark.parametrize(
+    ("tokens", "batch"),
+    [
+        (2, 1),
+        (15, 7),  # as many as have two tokens each
+        (16, 8),
+        (55_999, 8),  # 200 steps of 8 x 35 words are 56,000
+        (63_000, 9),
+        (559_999, 79),
+        (560_000, 80),
+        (2_000_000, 80),
+    ],
+)
+def test_the_batch_grows_with_the_text(tokens: int, batch: int) -> None:
+    plan = Plan.make(TrainOptions(), corpus(tokens))
+    assert plan.batch == batch
+    # Its rate follows the square root, 0.005 at 80 streams.
+    assert plan.learning_rate == pytest.approx(0.005 * (batch / 80) ** 0.5, rel=1e-12)
+    assert plan.steps_per_epoch == -(-((tokens - 1) // batch) // 35)
+
+
+def test_what_is_given_stays() -> None:
+    options = TrainOptions(batch=3, learning_rate=0.25, dropout=0.125, unroll=4, hidden=20, epochs=2)
+    plan = Plan.make(options, corpus(1_000))
+    assert (plan.batch, plan.learning_rate, plan.unroll, plan.epochs) == (3, 0.25, 4, 2)
+    assert (plan.config.dropout, plan.config.hidden, plan.config.vocabulary) == (0.125, 20, 50)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "hidden", "dropout"),
+    [(1_000, 99, 0.0), (1_000, 100, 0.5), (1_999_999, 512, 0.5), (2_000_000, 512, 0.2), (2_000_000, 99, 0.0)],
+)
+def test_dropout_follows_text_and_size(tokens: int, hidden: int, dropout: float) -> None:
+    assert Plan.make(TrainOptions(hidden=hidden), corpus(tokens)).config.dropout == dropout
+
+
+@pytest.mark.parametrize(
+    ("words", "given", "output", "cutoffs"),
+    [
+        (9_999, None, "full", ()),
+        (10_000, None, "adaptive", (1_000, 5_000)),
+        (15_000, None, "adaptive", (1_000, 5_000)),
+        (15_001, None, "adaptive", (1_000, 5_000, 15_000)),
+        (15_001, "full", "full", ()),
+        (1_001, "adaptive", "adaptive", (1_000,)),
+    ],
+)
+def test_the_output_follows_the_vocabulary(
+    words: int, given: Any, output: str, cutoffs: tuple[int, ...]
+) -> None:
+    config = Plan.make(TrainOptions(output=given, hidden=8, embedding=8), corpus(1_000, words)).config
+    assert (config.output, config.cutoffs) == (output, cutoffs)
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs", "seconds"),
+    [
+        ({}, 30, 600.0),
+        ({"minutes": 2.5}, 30, 150.0),
+        ({"epochs": 4}, 4, None),
+        ({"epochs": 40, "minutes": 3}, 40, 180.0),
+    ],
+)
+def test_the_budget(options: dict[str, Any], epochs: int, seconds: float | None) -> None:
+    plan = Plan.make(TrainOptions(**options), corpus(1_000))
+    assert (plan.epochs, plan.seconds) == (epochs, seconds)
+    assert plan.steps == epochs * plan.steps_per_epoch
+    # Steps and time, whichever is further: the schedule ends with the budget.
+    assert plan.progress(0, 0.0) == 0.0
+    assert plan.progress(plan.steps, 0.0) == 1.0
+    assert plan.progress(plan.steps // 2, 0.0) == pytest.approx(0.5)
+    if seconds is None:
+        assert plan.progress(0, 1e9) == 0.0
+    else:
+        assert plan.progress(0, seconds / 4) == 0.25
+        assert plan.progress(0, 2 * seconds) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("tokens", "every", "log"),
+    [
+        (569, 51, 1),  # 3 steps an epoch: 17 epochs
+        (17_921, 64, 6),  # 64 steps an epoch
+        (140_001, 500, 50),
+        (140_281, 500, 50),  # 501 steps an epoch: at 500, not at its end
+    ],
+)
+def test_when_it_validates_and_logs(tokens: int, every: int, log: int) -> None:
+    plan = Plan.make(TrainOptions(batch=8, unroll=35), corpus(tokens))
+    assert plan.validate_every == every
+    assert plan.log_every == log
+
+
+def test_a_text_shorter_than_one_batch_is_one_line() -> None:
+    with pytest.raises(
+        GlassgateError,
+        match=r"^the text: is shorter than one batch: 600 streams need at least 1,200 tokens to train on, "
+        r"got 1,000$",
+    ):
+        Plan.make(TrainOptions(batch=600), corpus(1_000))
+    with pytest.raises(GlassgateError, match=r"^the text: is shorter than one batch: 1 streams"):
+        Plan.make(TrainOptions(), corpus(1))
+
+
+@pytest.mark.parametrize("part", ["train", "valid", "test"])
+def test_without_eos_a_part_of_one_word_has_nothing_to_predict(part: str) -> None:
+    sizes = {"tokens": 100, "valid": 100, "test": 100, {"train": "tokens"}.get(part, part): 1}
+    with pytest.raises(GlassgateError, match=f"^the text: has no second word to predict in its {part} part"):
+        Plan.make(TrainOptions(), corpus(eos=False, **sizes))
+    Plan.make(TrainOptions(), corpus(100, eos=True, valid=1, test=1))  # <eos> stands before it
+    Plan.make(TrainOptions(), corpus(100, eos=False, valid=2, test=None))
+
+
+def test_an_adaptive_output_needs_words_for_two_clusters() -> None:
+    with pytest.raises(
+        GlassgateError, match=r"^--output: adaptive needs more than 1,000 words, the vocabulary has 1,000$"
+    ):
+        Plan.make(TrainOptions(output="adaptive"), corpus(3_000, 1_000))
+
+
+def test_a_model_larger_than_memory_is_refused_before_it_is_built(tmp_path: Path) -> None:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    hidden = int((memory / 64) ** 0.5)  # 4 n^2 weights of 16 bytes alone fill it
+    with pytest.raises(GlassgateError, match=r"^--hidden: [\d,]+ weights take [\d,.]+ GiB to train, this "):
+        Plan.make(TrainOptions(hidden=hidden + 1), corpus(1_000))
+    assert (
+        16
+        * sum(map(prod, Plan.make(TrainOptions(hidden=hidden // 2), corpus(1_000)).config.tensors().values()))
+        < memory
+    )
