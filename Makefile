@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench docs sanitize clean
 
 demo: .venv/.run
 	$(BIN)/glassgate demo
@@ -22,6 +22,16 @@ bench: .venv/.run
 docs: .venv/.docs
 	$(BIN)/sphinx-build -W -q -b html docs build/docs
 	@echo "open build/docs/index.html"
+
+# The kernels in a program of their own: guard pages around every buffer, then under the compiler's sanitizers.
+SANITIZE = cmake -S . -B build/guard-$(1) -DGLASSGATE_TESTS=ON -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS="$(2)" \
+	&& cmake --build build/guard-$(1) --target guard_test --parallel 2 && $(3) build/guard-$(1)/guard_test $(4)
+
+sanitize:
+	$(call SANITIZE,plain,,,600 1)
+	$(call SANITIZE,memory,-fsanitize=address$(COMMA)undefined -fno-sanitize-recover=all -g1,,500 2)
+	$(call SANITIZE,threads,-fsanitize=thread -g1,,150 3)
+COMMA := ,
 
 clean:
 	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -3,8 +3,27 @@
 ``import glassgate`` costs no torch: what needs it is imported when it is first used.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from glassgate.errors import GlassgateError
 
-__all__ = ["GlassgateError", "__version__"]
+if TYPE_CHECKING:
+    from glassgate.layers import GRU, LSTM, GRUCell, LSTMCell, adopt, record
+
+__all__ = ["GRU", "LSTM", "GRUCell", "GlassgateError", "LSTMCell", "__version__", "adopt", "record"]
 
 __version__ = "0.1.0"
+
+_LAYERS = ("GRU", "GRUCell", "LSTM", "LSTMCell", "adopt", "record")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAYERS:
+        raise AttributeError(f"module 'glassgate' has no attribute {name!r}")
+    from glassgate import layers
+
+    return getattr(layers, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

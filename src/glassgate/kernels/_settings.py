@@ -1,0 +1,62 @@
+"""The instruction set and the number of threads."""
+
+from glassgate.errors import GlassgateError
+from glassgate.kernels import _native
+
+try:
+    _ISA = _native.isa()
+except RuntimeError as error:
+    raise GlassgateError(str(error)) from None
+
+
+def isa() -> str:
+    """Name the instruction set that the kernels use: ``"baseline"``, ``"avx2"`` or ``"avx512"``.
+
+    The best that the machine has, or the one that ``GLASSGATE_ISA`` named at the first import.
+
+    Examples
+    --------
+    >>> isa() in ("baseline", "avx2", "avx512")
+    True
+    """
+    return _ISA
+
+
+def num_threads() -> int:
+    """Tell how many threads a call may use.
+
+    What `set_num_threads` said, else what OpenMP would use (``OMP_NUM_THREADS``, ``torch.set_num_threads``).
+
+    Examples
+    --------
+    >>> num_threads() >= 1
+    True
+    """
+    return _native.threads()
+
+
+def set_num_threads(count: int) -> None:
+    """Set how many threads a call may use; 0 follows OpenMP again. Results do not depend on it.
+
+    Small calls use fewer. In a process with torch the kernels share torch's OpenMP threads.
+
+    Parameters
+    ----------
+    count : int
+        0 to 1024.
+
+    Raises
+    ------
+    GlassgateError
+        The count lies outside.
+
+    Examples
+    --------
+    >>> set_num_threads(2)
+    >>> num_threads()
+    2
+    >>> set_num_threads(0)
+    """
+    if not 0 <= count <= 1024:
+        raise GlassgateError(f"set_num_threads: count must be from 0 to 1024, got {count}")
+    _native.set_threads(count)

@@ -1,0 +1,461 @@
+// Backward passes: the steps of a chunk in reverse, then what they give to d_x, the weights and the biases.
+//
+// The gradients on the pre-activations of a step are one row of `parts` blocks of H for each sequence:
+//     LSTM        [i f g o]    both the input side and the hidden side see all four
+//     GRU after   [r z m n]    the hidden side sees r z m, the input side r z n
+//     GRU before  [r z n]      n meets r * h where r and z meet h
+#pragma once
+
+#include "forward.hpp"
+
+namespace glassgate::kernels::GG_ISA {
+
+template <class S> class BackwardPass {
+  public:
+    explicit BackwardPass(const Backward<S>& call)
+        : c_(call), T(call.sizes.T), N(call.sizes.N), I(call.sizes.I), H(call.sizes.H), G(gate_count(call.cell)),
+          parts_(call.cell == Cell::gru_before ? 3 : 4), stride_(round_up(H, width<S>) + width<S>),
+          row_(round_up(parts_ * H, width<S>) + width<S>), plan_(plan_for(call.sizes, G, sizeof(S))),
+          chunk_(chunk_steps(call.sizes, 512)), hidden_cut_(columns_of<S>(H, call.sizes.N < 4 ? 4 : 2)),
+          input_cut_(columns_of<S>(I, 2)), hidden_wide_(columns_of<S>(H, 2)) {}
+
+    void run() {
+        Cutter count(nullptr);
+        cut(count);
+        Cutter real(scratch(count.used()));
+        cut(real);
+        schedule_.set(c_.sizes, c_.lengths, c_.resets, c_.reverse);
+        run_team(plan_.threads, [](void* self, const Team& team) { static_cast<BackwardPass*>(self)->work(team); }, this);
+    }
+
+  private:
+    static constexpr Index W = width<S>;
+    static constexpr Index high = max_rows<2>;  // rows of a packed block of the transposed gradients
+
+    void cut(Cutter& cutter) {
+        schedule_.cut(cutter, N);
+        w_hh_ = cutter.take<S>(hidden_cut_.template packed<S>(G * H));
+        w_ih_ = cutter.take<S>(c_.d_x == nullptr ? 0 : input_cut_.template packed<S>(G * H));
+        pre_ = cutter.take<S>(2 * chunk_ * N * row_);
+        reset_h_ = cutter.take<S>(c_.cell == Cell::gru_before ? chunk_ * N * stride_ : 0);
+        carry_ = cutter.take<S>(N * stride_);
+        blocks_ = cutter.take<S>(ceil_div(parts_ * H, high) * high * chunk_ * N);
+        panel_ = cutter.take<S>(plan_.threads * 2 * W * chunk_ * N);
+        sums_[0] = cutter.take<S>(c_.d_w_ih == nullptr ? 0 : input_cut_.template packed<S>(G * H));
+        sums_[1] = cutter.take<S>(c_.d_w_hh == nullptr ? 0 : hidden_wide_.template packed<S>(G * H));
+        tiles_ = cutter.take<S>(plan_.threads * tile_size<S>);
+        active_ = cutter.take<const S*>(chunk_ * N);
+        rows_ = cutter.take<const S*>(plan_.threads * chunk_ * N);
+        to_ = cutter.take<S*>(chunk_ * N);
+    }
+
+    // Gradients on the pre-activations of row `row` in the s-th step. Two chunks alternate: the first step of one is
+    // still needed when the next one begins.
+    S* pre_row(Index s, Index row) const { return pre_ + ((s / chunk_ % 2) * chunk_ * N + s % chunk_ * N + row) * row_; }
+
+    void work(const Team& team) {
+        const Division mine{plan_.by_rows && team.size > 1, team.rank, team.size};
+        S* tile = tiles_ + team.rank * tile_size<S>;
+        pack(team);
+        prepare(team);
+        team.wait();
+        for (Index s1 = T; s1 > 0;) {
+            const Index s0 = (s1 - 1) / chunk_ * chunk_;
+            for (Index s = s1 - 1; s >= s0; --s) step(s, mine, team, tile);
+            if (mine.by_rows) team.wait();
+            chunk_gradients(s0, s1, team, tile);
+            s1 = s0;
+        }
+        if (T > 0) step(-1, mine, team, tile);
+        spread_weights(team);
+    }
+
+    void pack(const Team& team) {
+        const Range hidden = share(hidden_cut_.panels(), team.rank, team.size);
+        for (Index p = hidden.begin; p < hidden.end; ++p) {
+            S* panel = w_hh_ + hidden_cut_.offset(p, G * H);
+            pack_column_panel(c_.w_hh, H, G * H, hidden_cut_, p, panel);
+            if (c_.round_bf16) round_all(panel, round_up(hidden_cut_.count(p), W) * G * H);
+        }
+        if (c_.d_x == nullptr) return;
+        const Range input = share(input_cut_.panels(), team.rank, team.size);
+        for (Index p = input.begin; p < input.end; ++p) {
+            S* panel = w_ih_ + input_cut_.offset(p, G * H);
+            pack_column_panel(c_.w_ih, I, G * H, input_cut_, p, panel);
+            if (c_.round_bf16) round_all(panel, round_up(input_cut_.count(p), W) * G * H);
+        }
+    }
+
+    static void zero(S* to, Index count) { std::memset(to, 0, static_cast<std::size_t>(count) * sizeof(S)); }
+    static void zero_share(S* to, Index count, const Team& team) {
+        const Range part = share(count, team.rank, team.size);
+        if (to != nullptr) zero(to + part.begin, part.end - part.begin);
+    }
+    static GG_INLINE Vec<S> load_or_zero(const S* from, Index at, Index count) {
+        return from == nullptr ? Vec<S>{} : load(from + at, count);
+    }
+
+    void prepare(const Team& team) {
+        if (c_.d_w_ih != nullptr) zero_share(sums_[0], input_cut_.template packed<S>(G * H), team);
+        if (c_.d_w_hh != nullptr) zero_share(sums_[1], hidden_wide_.template packed<S>(G * H), team);
+        zero_share(c_.d_b_ih, G * H, team);
+        zero_share(c_.d_b_hh, G * H, team);
+        const bool lstm = c_.cell == Cell::lstm;
+        const Range rows = share(N, team.rank, team.size);
+        for (Index row = rows.begin; row < rows.end; ++row) {
+            const Index n = schedule_.sequence(row);
+            const S* carried = lstm ? c_.d_c_n : c_.d_h_n;
+            for (Index u = 0; u < H; u += W) {
+                const Index count = min(W, H - u);
+                store(carry_ + row * stride_ + u, load_or_zero(carried, n * H + u, count), count);
+                if (schedule_.length(row) > 0) continue;
+                if (c_.d_h0 != nullptr) store(c_.d_h0 + n * H + u, load_or_zero(c_.d_h_n, n * H + u, count), count);
+                if (lstm && c_.d_c0 != nullptr)
+                    store(c_.d_c0 + n * H + u, load_or_zero(c_.d_c_n, n * H + u, count), count);
+            }
+            if (c_.d_x == nullptr) continue;
+            for (Index t = schedule_.length(row); t < T; ++t) zero(c_.d_x + (t * N + n) * I, I);
+        }
+    }
+
+    // One step back. Rows that are active at it get the gradients on their pre-activations; rows whose first step came just
+    // after it (with s = -1: all that are left) hand theirs to d_h0 and d_c0.
+    void step(Index s, const Division& mine, const Team& team, S* tile) {
+        const Index t = s < 0 ? (c_.reverse ? T : -1) : schedule_.time(s), next = schedule_.after(t);
+        const Index here = s < 0 ? 0 : schedule_.active(t);
+        const Index there = next < 0 || next >= T ? 0 : schedule_.active(next);
+        const Index block = max_rows<2>;
+        mine.tiles(hidden_cut_.panels(), max(here, there), block, [&](Index p, Index first, Index last) {
+            hidden_tile(s, t, p, first, last, there, mine, tile);
+        });
+        if (!mine.by_rows) team.wait();
+        if (c_.cell != Cell::gru_before || s < 0) return;
+        mine.tiles(hidden_cut_.panels(), here, block, [&](Index p, Index first, Index last) {
+            reset_tile(s, t, p, first, last, mine, tile);
+        });
+        if (!mine.by_rows) team.wait();
+    }
+
+    // d_h of some rows and units: tile = the gradients of the step after, times U.
+    void hidden_tile(Index s, Index t, Index p, Index first, Index last, Index there, const Division& mine, S* tile) {
+        const Index rows = last - first, next = schedule_.after(t);
+        const int vectors = hidden_cut_.template vectors<S>(p);
+        zero(tile, rows * vectors * W);
+        // Rows from `there` on were not active in the step after, and are the last ones.
+        Index products = 0;
+        const S* from[tile_rows];
+        while (products < rows && mine.row(first + products) < there) {
+            from[products] = pre_row(s + 1, mine.row(first + products));
+            ++products;
+        }
+        const Index depth = (c_.cell == Cell::gru_before ? 2 : G) * H;
+        product<S>(vectors, products, depth, from, w_hh_ + hidden_cut_.offset(p, G * H), tile);
+        for (Index i = first; i < last; ++i) {
+            const Index row = mine.row(i), n = schedule_.sequence(row);
+            const bool here = s >= 0 && schedule_.is_active(row, t), ends = i - first >= products;
+            const bool cleared = !ends && schedule_.reset(row, next);
+            for (int v = 0; v < vectors; ++v) {
+                const Index unit = hidden_cut_.first(p) + v * W, count = min(W, H - unit);
+                Vec<S> dh = load(tile + ((i - first) * vectors + v) * W);
+                if (cleared) dh = Vec<S>{};
+                if (c_.cell == Cell::lstm) {
+                    if (ends) dh = load_or_zero(c_.d_h_n, n * H + unit, count);
+                } else {
+                    dh += load(carry_ + row * stride_ + unit, count);
+                }
+                if (!here) {
+                    leave(row, n, unit, count, dh);
+                    continue;
+                }
+                dh += load_or_zero(c_.d_hidden, (t * N + n) * H + unit, count);
+                if (c_.cell == Cell::lstm) lstm_unit(s, t, row, n, unit, count, dh);
+                else gru_unit(s, t, row, n, unit, count, dh);
+            }
+        }
+    }
+
+    GG_INLINE void leave(Index row, Index n, Index unit, Index count, Vec<S> dh) {
+        if (c_.d_h0 != nullptr) store(c_.d_h0 + n * H + unit, dh, count);
+        if (c_.cell == Cell::lstm && c_.d_c0 != nullptr)
+            store(c_.d_c0 + n * H + unit, load(carry_ + row * stride_ + unit, count), count);
+    }
+    GG_INLINE void put(S* to, Vec<S> value, Index count) const {
+        store(to, c_.round_bf16 ? round_bf16(value) : value, count);
+    }
+    GG_INLINE Vec<S> old_state(Index row, Index t, const S* all, const S* initial, Index unit, Index count) const {
+        const S* from = schedule_.previous(row, t, all, initial, H);
+        return from == nullptr ? Vec<S>{} : load(from + unit, count);
+    }
+
+    GG_INLINE void lstm_unit(Index s, Index t, Index row, Index n, Index unit, Index count, Vec<S> dh) {
+        const S* gates = c_.gates + (t * N + n) * 4 * H + unit;
+        const Index extra = (t * N + n) * 4 * H + unit;
+        const Vec<S> input = load(gates, count), forget = load(gates + H, count);
+        const Vec<S> candidate = load(gates + 2 * H, count), output = load(gates + 3 * H, count);
+        const Vec<S> shown = tanh<S>(load(c_.state + (t * N + n) * H + unit, count));
+        const Vec<S> old = old_state(row, t, c_.state, c_.c0, unit, count);
+        S* carry = carry_ + row * stride_ + unit;
+        const S one = S(1);
+
+        const Vec<S> into = dh * output;
+        Vec<S> dc = load(carry, count) + load_or_zero(c_.d_state, (t * N + n) * H + unit, count);
+        dc = dc + fmadd<S>(-into * shown, shown, into);
+        Vec<S> di = dc * candidate, df = dc * old, dg = dc * input, d_o = dh * shown;
+        if (c_.d_gates != nullptr) {
+            di += load(c_.d_gates + extra, count);
+            df += load(c_.d_gates + extra + H, count);
+            dg += load(c_.d_gates + extra + 2 * H, count);
+            d_o += load(c_.d_gates + extra + 3 * H, count);
+        }
+        S* pre = pre_row(s, row) + unit;
+        put(pre, di * input * (one - input), count);
+        put(pre + H, df * forget * (one - forget), count);
+        put(pre + 2 * H, fmadd<S>(-dg * candidate, candidate, dg), count);
+        put(pre + 3 * H, d_o * output * (one - output), count);
+        store(carry, schedule_.reset(row, t) ? Vec<S>{} : dc * forget, count);
+    }
+
+    // Both GRUs down to n and z; "after" also finishes r, "before" needs d_n of all units for that.
+    GG_INLINE void gru_unit(Index s, Index t, Index row, Index n, Index unit, Index count, Vec<S> dh) {
+        const Index at = (t * N + n) * 3 * H + unit;
+        const Vec<S> keep = load(c_.gates + at + H, count), candidate = load(c_.gates + at + 2 * H, count);
+        const Vec<S> old = old_state(row, t, c_.hidden, c_.h0, unit, count);
+        const S one = S(1);
+        const Vec<S> dn = dh * (one - keep) + load_or_zero(c_.d_gates, at + 2 * H, count);
+        const Vec<S> dz = dh * (old - candidate) + load_or_zero(c_.d_gates, at + H, count);
+        const Vec<S> dn_pre = fmadd<S>(-dn * candidate, candidate, dn);
+        S* pre = pre_row(s, row) + unit;
+        put(pre + H, dz * keep * (one - keep), count);
+        store(carry_ + row * stride_ + unit, schedule_.reset(row, t) ? Vec<S>{} : dh * keep, count);
+        if (c_.cell == Cell::gru_before) return put(pre + 2 * H, dn_pre, count);
+        const Vec<S> reset = load(c_.gates + at, count), m = load(c_.state + (t * N + n) * H + unit, count);
+        const Vec<S> dm = dn_pre * reset + load_or_zero(c_.d_state, (t * N + n) * H + unit, count);
+        const Vec<S> dr = dn_pre * m + load_or_zero(c_.d_gates, at, count);
+        put(pre, dr * reset * (one - reset), count);
+        put(pre + 2 * H, dm, count);
+        put(pre + 3 * H, dn_pre, count);
+    }
+
+    // GRU before: d(r h) = d_n U_n, hence d_r and one more share of d_h.
+    void reset_tile(Index s, Index t, Index p, Index first, Index last, const Division& mine, S* tile) {
+        const int vectors = hidden_cut_.template vectors<S>(p);
+        const S* from[tile_rows];
+        for (Index i = first; i < last; ++i) from[i - first] = pre_row(s, mine.row(i)) + 2 * H;
+        zero(tile, (last - first) * vectors * W);
+        product<S>(vectors, last - first, H, from, w_hh_ + hidden_cut_.offset(p, G * H) + 2 * H * vectors * W, tile);
+        for (Index i = first; i < last; ++i) {
+            const Index row = mine.row(i), n = schedule_.sequence(row);
+            for (int v = 0; v < vectors; ++v) {
+                const Index unit = hidden_cut_.first(p) + v * W, count = min(W, H - unit);
+                const Index at = (t * N + n) * 3 * H + unit;
+                const Vec<S> d = load(tile + ((i - first) * vectors + v) * W), reset = load(c_.gates + at, count);
+                const Vec<S> old = old_state(row, t, c_.hidden, c_.h0, unit, count);
+                const Vec<S> dr = d * old + load_or_zero(c_.d_gates, at, count);
+                put(pre_row(s, row) + unit, dr * reset * (S(1) - reset), count);
+                put(reset_h_ + (s % chunk_ * N + row) * stride_ + unit, reset * old, count);
+                S* carry = carry_ + row * stride_ + unit;
+                if (!schedule_.reset(row, t)) store(carry, fmadd<S>(d, reset, load(carry, count)), count);
+            }
+        }
+    }
+
+    // ---- What a chunk of steps gives to d_x, the weights and the biases ----------------------------------------------
+
+    void chunk_gradients(Index s0, Index s1, const Team& team, S* tile) {
+        Index count = 0;  // every thread counts; what it writes down is its own share
+        const S** rows = rows_ + team.rank * chunk_ * N;
+        const Range all = share(s1 - s0, team.rank, team.size);
+        for (Index s = s0; s < s1; ++s) {
+            const Index t = schedule_.time(s), active = schedule_.active(t);
+            const bool mine = s - s0 >= all.begin && s - s0 < all.end;
+            for (Index row = 0; mine && row < active; ++row) {
+                active_[count + row] = pre_row(s, row);
+                if (c_.d_x != nullptr) to_[count + row] = c_.d_x + (t * N + schedule_.sequence(row)) * I;
+            }
+            count += active;
+        }
+        team.wait();
+        const bool weights = c_.d_w_ih != nullptr || c_.d_w_hh != nullptr;
+        if (weights) transpose(count, share(ceil_div(parts_ * H, high), team.rank, team.size));
+        if (c_.d_x != nullptr) input_gradient(count, team, tile);
+        bias_gradient(count, share(ceil_div(parts_ * H, W), team.rank, team.size));
+        if (weights) {
+            team.wait();
+            weight_gradients(s0, s1, count, rows, team);
+        }
+        team.wait();
+    }
+
+    // blocks[b][k][high]: the gradients of `count` rows with the rows innermost-but-one, to be read as a transpose.
+    void transpose(Index count, Range blocks) {
+        for (Index b = blocks.begin; b < blocks.end; ++b) {
+            const Index first = b * high, valid = min(high, parts_ * H - first);
+            S* to = blocks_ + b * high * count;
+            if (valid == high)
+                for (Index k = 0; k < count; ++k) std::memcpy(to + k * high, active_[k] + first, high * sizeof(S));
+            else
+                for (Index k = 0; k < count; ++k, to += high)
+                    for (Index j = 0; j < valid; ++j) to[j] = active_[k][first + j];
+        }
+    }
+
+    void input_gradient(Index count, const Team& team, S* tile) {
+        const Division division{false, team.rank, team.size};
+        const Index skip = c_.cell == Cell::gru_after ? H : 0;  // the input side does not see m
+        division.tiles(input_cut_.panels(), count, max_rows<2>, [&](Index p, Index first, Index last) {
+            const int vectors = input_cut_.template vectors<S>(p);
+            const Index rows = last - first, lanes = vectors * W;
+            const S* panel = w_ih_ + input_cut_.offset(p, G * H);
+            zero(tile, rows * lanes);
+            if (skip == 0) {
+                product<S>(vectors, rows, G * H, active_ + first, panel, tile);
+            } else {
+                const S* candidate[tile_rows];
+                for (Index r = 0; r < rows; ++r) candidate[r] = active_[first + r] + 3 * H;
+                product<S>(vectors, rows, 2 * H, active_ + first, panel, tile);
+                product<S>(vectors, rows, H, candidate, panel + 2 * H * lanes, tile);
+            }
+            for (Index r = 0; r < rows; ++r) {
+                S* to = to_[first + r] + input_cut_.first(p);
+                for (int v = 0; v < vectors; ++v)
+                    store(to + v * W, load(tile + r * lanes + v * W), min(W, input_cut_.count(p) - v * W));
+            }
+        });
+    }
+
+    // Part `part` of a row of gradients -> the gate whose weights it belongs to, on either side; -1: none.
+    int gate_of(Index part, bool input_side) const {
+        if (c_.cell != Cell::gru_after || part < 2) return static_cast<int>(part);
+        return input_side == (part == 3) ? 2 : -1;
+    }
+
+    void bias_gradient(Index count, Range vectors) {
+        if (c_.d_b_ih == nullptr && c_.d_b_hh == nullptr) return;
+        for (Index v = vectors.begin; v < vectors.end; ++v) {
+            const Index first = v * W, valid = min(W, parts_ * H - first);
+            Vec<S> sum{};
+            for (Index k = 0; k < count; ++k) sum += load(active_[k] + first, valid);
+            for (Index lane = 0; lane < valid; ++lane) {
+                const Index part = (first + lane) / H, unit = (first + lane) % H;
+                const int input = gate_of(part, true), hidden = gate_of(part, false);
+                if (c_.d_b_ih != nullptr && input >= 0) c_.d_b_ih[input * H + unit] += sum[lane];
+                if (c_.d_b_hh != nullptr && hidden >= 0) c_.d_b_hh[hidden * H + unit] += sum[lane];
+            }
+        }
+    }
+
+    // Which columns [from, to) of the gradients meet which rows, and where the product goes: sums_[side] from row `from -
+    // shift` on. Rows: 0: x, 1: the hidden states before, 2: r * h.
+    struct Segment {
+        int side, rows;
+        Index from, to, shift;
+    };
+    int segments(Segment* list) const {
+        int count = 0;
+        if (c_.d_w_ih != nullptr) {
+            if (c_.cell == Cell::gru_after) {
+                list[count++] = {0, 0, 0, 2 * H, 0};
+                list[count++] = {0, 0, 3 * H, 4 * H, H};
+            } else {
+                list[count++] = {0, 0, 0, parts_ * H, 0};
+            }
+        }
+        if (c_.d_w_hh != nullptr) {
+            if (c_.cell == Cell::gru_before) {
+                list[count++] = {1, 1, 0, 2 * H, 0};
+                list[count++] = {1, 2, 2 * H, 3 * H, 0};
+            } else {
+                list[count++] = {1, 1, 0, G * H, 0};
+            }
+        }
+        return count;
+    }
+    const Columns& cut_of(int side) const { return side == 0 ? input_cut_ : hidden_wide_; }
+
+    void weight_gradients(Index s0, Index s1, Index count, const S** rows, const Team& team) {
+        Segment list[4];
+        const int number = segments(list);
+        Index total = 0;
+        for (int i = 0; i < number; ++i) total += cut_of(list[i].side).panels() * slices(list[i]);
+        const Range mine = share(total, team.rank, team.size);
+        S* panel = panel_ + team.rank * 2 * W * chunk_ * N;
+        int gathered = -1;
+        for (int i = 0, base = 0; i < number; ++i) {
+            const Segment& one = list[i];
+            const Columns& cut = cut_of(one.side);
+            const Index jobs = cut.panels() * slices(one);
+            Index packed = -1;
+            for (Index job = max(mine.begin - base, 0); job < min(mine.end - base, jobs); ++job) {
+                const Index p = job / slices(one), from = one.from + job % slices(one) * slice_;
+                if (gathered != one.rows) gather(s0, s1, rows, gathered = one.rows);
+                if (packed != p) {
+                    pack_column_panel(rows, count, cut, packed = p, panel);
+                    if (c_.round_bf16) round_all(panel, round_up(cut.count(p), W) * count);
+                }
+                weight_tiles(one, from, min(from + slice_, one.to), count, cut, p, panel);
+            }
+            base += static_cast<int>(jobs);
+        }
+    }
+    static Index slices(const Segment& one) { return ceil_div(one.to - one.from, slice_); }
+
+    void gather(Index s0, Index s1, const S** rows, int kind) const {
+        for (Index s = s0; s < s1; ++s) {
+            const Index t = schedule_.time(s), active = schedule_.active(t);
+            for (Index row = 0; row < active; ++row)
+                *rows++ = kind == 0   ? c_.x + (t * N + schedule_.sequence(row)) * I
+                          : kind == 1 ? schedule_.previous(row, t, c_.hidden, c_.h0, H)
+                                      : reset_h_ + (s % chunk_ * N + row) * stride_;
+        }
+    }
+
+    void weight_tiles(const Segment& one, Index from, Index to, Index count, const Columns& cut, Index p, const S* panel) {
+        const int vectors = cut.vectors<S>(p);
+        S* sums = sums_[one.side] + cut.offset(p, G * H);
+        for (Index m = from; m < to; m += tile_rows) {
+            const Index rows = min(tile_rows, to - m);
+            const S* a[tile_rows];
+            for (Index r = 0; r < rows; ++r) a[r] = blocks_ + (m + r) / high * high * count + (m + r) % high;
+            product<S, static_cast<int>(high)>(vectors, rows, count, a, panel, sums + (m - one.shift) * vectors * W);
+        }
+    }
+
+    // The sums, which lie panel by panel, to their rows.
+    void spread_weights(const Team& team) const {
+        for (int side = 0; side < 2; ++side) {
+            S* to = side == 0 ? c_.d_w_ih : c_.d_w_hh;
+            if (to == nullptr) continue;
+            const Columns& cut = cut_of(side);
+            const Range rows = share(G * H, team.rank, team.size);
+            for (Index m = rows.begin; m < rows.end; ++m)
+                for (Index p = 0; p < cut.panels(); ++p) {
+                    const int vectors = cut.template vectors<S>(p);
+                    const S* from = sums_[side] + cut.offset(p, G * H) + m * vectors * W;
+                    for (int v = 0; v < vectors; ++v)
+                        store(to + m * cut.columns + cut.first(p) + v * W, load(from + v * W),
+                              min(W, cut.count(p) - v * W));
+                }
+        }
+    }
+
+    const Backward<S>& c_;
+    const Index T, N, I, H;
+    const int G;
+    const Index parts_, stride_, row_;
+    const Plan plan_;
+    const Index chunk_;
+    const Columns hidden_cut_, input_cut_, hidden_wide_;  // d_h, the input side, the hidden side's weights
+    static constexpr Index slice_ = 4 * tile_rows;
+    Schedule schedule_;
+    S *w_hh_ = nullptr, *w_ih_ = nullptr;  // U and W, packed by columns
+    S* pre_ = nullptr;
+    S* reset_h_ = nullptr;
+    S* carry_ = nullptr;  // LSTM: d_c that flows back, GRU: what of d_h does not pass through U
+    S *blocks_ = nullptr, *panel_ = nullptr, *tiles_ = nullptr;
+    S* sums_[2] = {};  // d_w_ih and d_w_hh, cut into the panels of their columns
+    const S** active_ = nullptr;  // the gradients of the chunk's active rows, and where their d_x goes
+    const S** rows_ = nullptr;
+    S** to_ = nullptr;
+};
+
+}  // namespace glassgate::kernels::GG_ISA

@@ -1,0 +1,88 @@
+// Chooses the instruction set once, when it is first needed.
+#include "table.hpp"
+
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+namespace glassgate::kernels {
+
+namespace baseline { extern const Table table; }
+#if defined(GLASSGATE_X86)
+namespace avx2 { extern const Table table; }
+namespace avx512 { extern const Table table; }
+#endif
+
+namespace {
+
+struct Choice {
+    const char* name;
+    const Table* table;
+    bool available;
+};
+
+Choice choose() {
+    const Choice all[] = {
+#if defined(GLASSGATE_X86)
+        {"avx512", &avx512::table,
+         __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma")},
+        {"avx2", &avx2::table, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
+#endif
+        {"baseline", &baseline::table, true},
+    };
+    const char* wanted = std::getenv("GLASSGATE_ISA");
+    std::string names;
+    for (const Choice& one : all) {
+        if (wanted == nullptr || *wanted == '\0') {
+            if (one.available) return one;
+            continue;
+        }
+        if (std::strcmp(wanted, one.name) == 0) {
+            if (one.available) return one;
+            throw std::runtime_error("GLASSGATE_ISA=" + std::string(wanted) + ": this machine lacks it; leave the "
+                                     "variable unset for the best that it has");
+        }
+        names = one.name + (names.empty() ? "" : ", " + names);
+    }
+    throw std::runtime_error("GLASSGATE_ISA: must be one of " + names + ", got " + std::string(wanted));
+}
+
+const Choice& chosen() {
+    static const Choice choice = choose();
+    return choice;
+}
+
+template <class S> const Entries<S>& entries();
+template <> const Entries<float>& entries<float>() { return chosen().table->single; }
+template <> const Entries<double>& entries<double>() { return chosen().table->twice; }
+
+}  // namespace
+
+const char* isa() { return chosen().name; }
+
+template <class S> void forward(const Forward<S>& call) { entries<S>().forward(call); }
+template <class S> void backward(const Backward<S>& call) { entries<S>().backward(call); }
+template <class S> std::size_t packed_size(Cell cell, std::int64_t I, std::int64_t H) {
+    return entries<S>().packed_size(cell, I, H);
+}
+template <class S>
+void pack(Cell cell, std::int64_t I, std::int64_t H, const S* w_ih, const S* w_hh, const S* b_ih, const S* b_hh,
+          bool round_bf16, S* packed) {
+    entries<S>().pack(cell, I, H, w_ih, w_hh, b_ih, b_hh, round_bf16, packed);
+}
+template <class S> void sigmoid(const S* in, S* out, std::int64_t count) { entries<S>().sigmoid(in, out, count); }
+template <class S> void tanh(const S* in, S* out, std::int64_t count) { entries<S>().tanh(in, out, count); }
+
+#define GLASSGATE_INSTANCES(S)                                                                                        \
+    template void forward<S>(const Forward<S>&);                                                                      \
+    template void backward<S>(const Backward<S>&);                                                                    \
+    template std::size_t packed_size<S>(Cell, std::int64_t, std::int64_t);                                            \
+    template void pack<S>(Cell, std::int64_t, std::int64_t, const S*, const S*, const S*, const S*, bool, S*);        \
+    template void sigmoid<S>(const S*, S*, std::int64_t);                                                             \
+    template void tanh<S>(const S*, S*, std::int64_t);
+GLASSGATE_INSTANCES(float)
+GLASSGATE_INSTANCES(double)
+
+}  // namespace glassgate::kernels

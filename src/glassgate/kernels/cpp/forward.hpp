@@ -1,0 +1,389 @@
+// Forward passes: the input product of a chunk of steps, then the chunk's steps, chunk after chunk.
+#pragma once
+
+#include "sequence.hpp"
+
+namespace glassgate::kernels::GG_ISA {
+
+// Where the packed weights of a model lie: biases, then the input panels, then the hidden panels.
+template <class S> struct PackedWeights {
+    PackedWeights(Cell cell, Index I, Index H)
+        : cell(cell), I(I), H(H), gates(gate_count(cell)), panels(ceil_div(H, width<S>)),
+          candidate(columns_of<S>(H)) {}
+
+    Cell cell;
+    Index I, H;
+    int gates;          // G
+    Index panels;       // panels of `width` units
+    Columns candidate;  // GRU with the reset before the product: how U_n is cut; its r and z share panels of two gates
+
+    int hidden_gates() const { return cell == Cell::gru_before ? 2 : gates; }
+    static constexpr int bias_rows = 4;  // one for each gate; GRU after: r, z, n of the input side, n of the hidden side
+
+    Index bias_at(Index p) const { return p * bias_rows * width<S>; }
+    Index input_at(Index p) const { return panels * bias_rows * width<S> + p * I * gates * width<S>; }
+    Index hidden_at(Index p) const { return input_at(panels) + p * H * hidden_gates() * width<S>; }
+    Index candidate_at(Index p) const { return hidden_at(panels) + candidate.offset(p, H); }
+    Index size() const {
+        return hidden_at(panels) + (cell == Cell::gru_before ? candidate.packed<S>(H) : 0);
+    }
+
+    // Thread `rank` of `size` packs its share.
+    void pack(const S* w_ih, const S* w_hh, const S* b_ih, const S* b_hh, bool bf16, S* to, Index rank,
+              Index size) const {
+        const Range mine = share(panels, rank, size);
+        for (Index p = mine.begin; p < mine.end; ++p) {
+            pack_bias(b_ih, b_hh, p, to + bias_at(p));
+            pack_gate_panel(w_ih, gates, H, I, p, to + input_at(p));
+            pack_gate_panel(w_hh, hidden_gates(), H, H, p, to + hidden_at(p));
+            if (bf16) {
+                round_all(to + input_at(p), input_at(p + 1) - input_at(p));
+                round_all(to + hidden_at(p), hidden_at(p + 1) - hidden_at(p));
+            }
+        }
+        if (cell != Cell::gru_before) return;
+        const Range wide = share(candidate.panels(), rank, size);
+        for (Index p = wide.begin; p < wide.end; ++p) {
+            S* panel = to + candidate_at(p);
+            pack_transposed_panel(w_hh + 2 * H * H, H, candidate, p, panel);
+            if (bf16) round_all(panel, round_up(candidate.count(p), width<S>) * H);
+        }
+    }
+
+  private:
+    void pack_bias(const S* b_ih, const S* b_hh, Index p, S* to) const {
+        constexpr Index W = width<S>;
+        const bool apart = cell == Cell::gru_after;  // r (U_n h + b_hn) keeps the candidate's two biases apart
+        for (Index row = 0; row < bias_rows; ++row)
+            for (Index lane = 0; lane < W; ++lane) {
+                const Index unit = p * W + lane;
+                S sum = S(0);
+                if (unit < H && row < gates) {
+                    const bool hidden_side = !(apart && row == 2);
+                    if (b_ih != nullptr) sum += b_ih[row * H + unit];
+                    if (b_hh != nullptr && hidden_side) sum += b_hh[row * H + unit];
+                } else if (unit < H && apart && b_hh != nullptr) {
+                    sum = b_hh[2 * H + unit];
+                }
+                to[row * W + lane] = sum;
+            }
+    }
+};
+
+// How many threads a call is worth, and whether they share rows or tiles. The results do not depend on it.
+struct Plan {
+    int threads;
+    bool by_rows;
+};
+inline Plan plan_for(const Sizes& z, int gates, Index element) {
+    const double step = 2.0 * static_cast<double>(z.N) * gates * z.H * z.H;
+    const double total = z.T * (step + 2.0 * z.N * gates * z.H * z.I);
+    const int most = kernels::threads();
+    if (most <= 1 || total < 4e5) return {1, false};
+    const Index weights = gates * z.H * z.H * element;
+    const bool by_rows = z.N >= 2 * most && (weights <= 256 * 1024 || step < 4e5);
+    if (!by_rows && z.T > 1 && step < 6e4) return {1, false};  // a step would last no longer than its barrier
+    return {most, by_rows};
+}
+
+// Steps of a chunk of about `rows` rows: enough for the large products, few enough for the outer caches.
+inline Index chunk_steps(const Sizes& z, Index rows) { return max(1, min(z.T, rows / max(1, z.N))); }
+inline Index forward_rows(const Sizes& z, int gates, Index element) {
+    return min(512, max(128, (1 << 20) / max(1, gates * z.H * element)));
+}
+
+template <class S> class ForwardPass {
+  public:
+    explicit ForwardPass(const Forward<S>& call)
+        : c_(call), T(call.sizes.T), N(call.sizes.N), I(call.sizes.I), H(call.sizes.H),
+          weights_(call.cell, I, H), G(weights_.gates), stride_(round_up(H, width<S>) + width<S>),
+          plan_(plan_for(call.sizes, G, sizeof(S))), chunk_(chunk_steps(call.sizes, forward_rows(call.sizes, G, sizeof(S)))) {}
+
+    void run() {
+        Cutter count(nullptr);
+        cut(count);
+        Cutter real(scratch(count.used()));
+        cut(real);
+        schedule_.set(c_.sizes, c_.lengths, c_.resets, c_.reverse);
+        run_team(plan_.threads, [](void* self, const Team& team) { static_cast<ForwardPass*>(self)->work(team); }, this);
+    }
+
+  private:
+    static constexpr Index W = width<S>;
+
+    void cut(Cutter& cutter) {
+        schedule_.cut(cutter, N);
+        packed_ = c_.packed != nullptr ? nullptr : cutter.take<S>(weights_.size());
+        for (S*& h : h_) h = cutter.take<S>(N * stride_);
+        carry_ = cutter.take<S>(N * stride_);
+        reset_h_ = cutter.take<S>(c_.cell == Cell::gru_before ? N * stride_ : 0);
+        before_ = cutter.take<S>(c_.gates != nullptr ? 0 : chunk_ * N * G * H);
+        inputs_ = cutter.take<S>(c_.round_bf16 ? plan_.threads * chunk_ * N * I : 0);
+        tiles_ = cutter.take<S>(plan_.threads * tile_size<S>);
+        from_ = cutter.take<const S*>(plan_.threads * chunk_ * N);
+        to_ = cutter.take<S*>(plan_.threads * chunk_ * N);
+    }
+
+    // Pre-activations of row `row` in the s-th step, later its activated gates.
+    S* gate_row(Index s, Index row) const {
+        if (c_.gates == nullptr) return before_ + (s % chunk_ * N + row) * G * H;
+        return c_.gates + (schedule_.time(s) * N + schedule_.sequence(row)) * G * H;
+    }
+
+    void work(const Team& team) {
+        const Division mine{plan_.by_rows && team.size > 1, team.rank, team.size};
+        S* tile = tiles_ + team.rank * tile_size<S>;
+        const S* packed = c_.packed;
+        if (packed == nullptr) {
+            weights_.pack(c_.w_ih, c_.w_hh, c_.b_ih, c_.b_hh, c_.round_bf16, packed_, team.rank, team.size);
+            packed = packed_;
+        }
+        prepare(share(N, team.rank, team.size));
+        team.wait();
+        for (Index s = 0; s < T; ++s) {
+            if (s % chunk_ == 0) {
+                input_product(s, min(s + chunk_, T), packed, mine, tile);
+                if (!mine.by_rows) team.wait();
+            }
+            step(s, packed, mine, team, tile);
+            if (!mine.by_rows) team.wait();
+        }
+    }
+
+    // Initial states, final states of sequences without a step, zeros for the steps that are not active.
+    void prepare(Range rows) {
+        for (Index row = rows.begin; row < rows.end; ++row) {
+            const Index n = schedule_.sequence(row), length = schedule_.length(row);
+            const bool clear = length > 0 && schedule_.reset(row, schedule_.first_time(row));
+            const S* h0 = c_.h0 == nullptr ? nullptr : c_.h0 + n * H;
+            const S* c0 = c_.c0 == nullptr ? nullptr : c_.c0 + n * H;
+            const bool lstm = c_.cell == Cell::lstm;
+            for (Index u = 0; u < H; u += W) {
+                const Index count = min(W, H - u);
+                const Vec<S> h = h0 == nullptr ? Vec<S>{} : load(h0 + u, count);
+                const Vec<S> c = c0 == nullptr ? Vec<S>{} : load(c0 + u, count);
+                const Vec<S> carried = clear ? Vec<S>{} : lstm ? c : h;
+                for (S* part : h_) store(part + row * stride_ + u, clear ? Vec<S>{} : operand(h), count);
+                store(carry_ + row * stride_ + u, carried, count);
+                if (length > 0) continue;
+                store(c_.h_n + n * H + u, h, count);
+                if (lstm) store(c_.c_n + n * H + u, c, count);
+            }
+            for (Index t = length; t < T; ++t) {
+                const Index at = t * N + n;
+                zero(c_.hidden + at * H, H);
+                if (c_.state != nullptr) zero(c_.state + at * H, H);
+                if (c_.gates != nullptr) zero(c_.gates + at * G * H, G * H);
+            }
+        }
+    }
+
+    static void zero(S* to, Index count) { std::memset(to, 0, static_cast<std::size_t>(count) * sizeof(S)); }
+    GG_INLINE Vec<S> operand(Vec<S> x) const { return c_.round_bf16 ? round_bf16(x) : x; }
+
+    // Pre-activations of steps s0 to s1: bias + W x, for this thread's rows or panels.
+    void input_product(Index s0, Index s1, const S* packed, const Division& mine, S* tile) {
+        const S** from = from_ + mine.rank * chunk_ * N;
+        S** to = to_ + mine.rank * chunk_ * N;
+        S* rounded = inputs_ + mine.rank * chunk_ * N * I;
+        Index count = 0;
+        for (Index s = s0; s < s1; ++s) {
+            const Index t = schedule_.time(s), rows = mine.own_rows(schedule_.active(t));
+            for (Index i = 0; i < rows; ++i, ++count) {
+                const Index row = mine.row(i);
+                from[count] = c_.x + (t * N + schedule_.sequence(row)) * I;
+                to[count] = gate_row(s, row);
+                if (!c_.round_bf16) continue;
+                S* copy = rounded + count * I;
+                std::memcpy(copy, from[count], static_cast<std::size_t>(I) * sizeof(S));
+                round_all(copy, I);
+                from[count] = copy;
+            }
+        }
+        Division tiles = mine;
+        if (mine.by_rows) tiles = {false, 0, 1};
+        tiles.tiles(weights_.panels, count, G == 4 ? max_rows<4> : max_rows<3>, [&](Index p, Index first, Index last) {
+            const S* bias = packed + weights_.bias_at(p);
+            const Index rows = last - first, vectors = rows * G, units = min(W, H - p * W);
+            for (Index v = 0; v < vectors; ++v) store(tile + v * W, load(bias + v % G * W));
+            product<S>(G, rows, I, from + first, packed + weights_.input_at(p), tile);
+            for (Index r = 0; r < rows; ++r)
+                for (Index g = 0; g < G; ++g)
+                    store(to[first + r] + g * H + p * W, load(tile + (r * G + g) * W), units);
+        });
+    }
+
+    void step(Index s, const S* packed, const Division& mine, const Team& team, S* tile) {
+        const Index t = schedule_.time(s), active = schedule_.active(t);
+        switch (c_.cell) {
+            case Cell::lstm:
+                return mine.tiles(weights_.panels, active, max_rows<4>, [&](Index p, Index first, Index last) {
+                    lstm_tile(s, p, first, last, packed, mine, tile);
+                });
+            case Cell::gru_after:
+                return mine.tiles(weights_.panels, active, max_rows<3>, [&](Index p, Index first, Index last) {
+                    gru_after_tile(s, p, first, last, packed, mine, tile);
+                });
+            case Cell::gru_before:
+                mine.tiles(weights_.panels, active, max_rows<2>, [&](Index p, Index first, Index last) {
+                    reset_update_tile(s, p, first, last, packed, mine, tile);
+                });
+                if (!mine.by_rows) team.wait();  // r * h of all units enters each unit's candidate
+                return mine.tiles(weights_.candidate.panels(), active, max_rows<4>,
+                                  [&](Index p, Index first, Index last) {
+                                      candidate_tile(s, p, first, last, packed, mine, tile);
+                                  });
+        }
+    }
+
+    void rows_of(const S* matrix, Index first, Index last, const Division& mine, const S** rows) const {
+        for (Index i = first; i < last; ++i) rows[i - first] = matrix + mine.row(i) * stride_;
+    }
+
+    // What the end of a row's step needs, whichever cell it is.
+    struct Row {
+        Index row, at;       // place in the order; t * N + n
+        bool clear, is_last;  // the next step resets; there is no next step
+        S* gates;
+    };
+    Row row_of(Index s, Index i, const Division& mine) const {
+        const Index row = mine.row(i), t = schedule_.time(s), next = schedule_.after(t);
+        const bool goes_on = next < T && schedule_.is_active(row, next);
+        return {row, t * N + schedule_.sequence(row), goes_on && schedule_.reset(row, next), !goes_on, gate_row(s, row)};
+    }
+
+    // The new hidden state of some units, and what is carried beside it (LSTM: c, GRU: h itself).
+    GG_INLINE void finish(Index s, const Row& r, Index unit, Index count, Vec<S> h, Vec<S> carried) {
+        store(c_.hidden + r.at * H + unit, h, count);
+        store(h_[(s + 1) % 2] + r.row * stride_ + unit, r.clear ? Vec<S>{} : operand(h), count);
+        store(carry_ + r.row * stride_ + unit, r.clear ? Vec<S>{} : carried, count);
+        if (!r.is_last) return;
+        const Index n = r.at % N;
+        store(c_.h_n + n * H + unit, h, count);
+        if (c_.cell == Cell::lstm) store(c_.c_n + n * H + unit, carried, count);
+    }
+
+    void lstm_tile(Index s, Index p, Index first, Index last, const S* packed, const Division& mine, S* tile) {
+        const S* rows[tile_rows];
+        rows_of(h_[s % 2], first, last, mine, rows);
+        const Index unit = p * W, count = min(W, H - unit);
+        for (Index i = first; i < last; ++i) {
+            const S* before = gate_row(s, mine.row(i)) + unit;
+            for (Index g = 0; g < 4; ++g) store(tile + ((i - first) * 4 + g) * W, load(before + g * H, count));
+        }
+        product<S, 4>(last - first, H, rows, packed + weights_.hidden_at(p), tile);
+        for (Index i = first; i < last; ++i) {
+            const Row r = row_of(s, i, mine);
+            const S* sum = tile + (i - first) * 4 * W;
+            const Vec<S> input = sigmoid<S>(load(sum)), forget = sigmoid<S>(load(sum + W));
+            const Vec<S> candidate = tanh<S>(load(sum + 2 * W)), output = sigmoid<S>(load(sum + 3 * W));
+            const Vec<S> old = load(carry_ + r.row * stride_ + unit, count);
+            const Vec<S> cell = fmadd<S>(forget, old, input * candidate);
+            if (c_.gates != nullptr) {
+                store(r.gates + unit, input, count);
+                store(r.gates + H + unit, forget, count);
+                store(r.gates + 2 * H + unit, candidate, count);
+                store(r.gates + 3 * H + unit, output, count);
+            }
+            if (c_.state != nullptr) store(c_.state + r.at * H + unit, cell, count);
+            finish(s, r, unit, count, output * tanh<S>(cell), cell);
+        }
+    }
+
+    void gru_after_tile(Index s, Index p, Index first, Index last, const S* packed, const Division& mine, S* tile) {
+        const S* rows[tile_rows];
+        rows_of(h_[s % 2], first, last, mine, rows);
+        const Index unit = p * W, count = min(W, H - unit);
+        const Vec<S> bias = load(packed + weights_.bias_at(p) + 3 * W);
+        for (Index i = first; i < last; ++i) {
+            const S* before = gate_row(s, mine.row(i)) + unit;
+            S* sum = tile + (i - first) * 3 * W;
+            store(sum, load(before, count));
+            store(sum + W, load(before + H, count));
+            store(sum + 2 * W, bias);
+        }
+        product<S, 3>(last - first, H, rows, packed + weights_.hidden_at(p), tile);
+        for (Index i = first; i < last; ++i) {
+            const Row r = row_of(s, i, mine);
+            const S* sum = tile + (i - first) * 3 * W;
+            const Vec<S> reset = sigmoid<S>(load(sum)), keep = sigmoid<S>(load(sum + W)), m = load(sum + 2 * W);
+            const Vec<S> candidate = tanh<S>(fmadd<S>(reset, m, load(r.gates + 2 * H + unit, count)));
+            const Vec<S> old = load(carry_ + r.row * stride_ + unit, count);
+            const Vec<S> h = fmadd<S>(keep, old - candidate, candidate);
+            if (c_.gates != nullptr) {
+                store(r.gates + unit, reset, count);
+                store(r.gates + H + unit, keep, count);
+                store(r.gates + 2 * H + unit, candidate, count);
+            }
+            if (c_.state != nullptr) store(c_.state + r.at * H + unit, m, count);
+            finish(s, r, unit, count, h, h);
+        }
+    }
+
+    void reset_update_tile(Index s, Index p, Index first, Index last, const S* packed, const Division& mine, S* tile) {
+        const S* rows[tile_rows];
+        rows_of(h_[s % 2], first, last, mine, rows);
+        const Index unit = p * W, count = min(W, H - unit);
+        for (Index i = first; i < last; ++i) {
+            const S* before = gate_row(s, mine.row(i)) + unit;
+            for (Index g = 0; g < 2; ++g) store(tile + ((i - first) * 2 + g) * W, load(before + g * H, count));
+        }
+        product<S, 2>(last - first, H, rows, packed + weights_.hidden_at(p), tile);
+        for (Index i = first; i < last; ++i) {
+            const Index row = mine.row(i);
+            const S* sum = tile + (i - first) * 2 * W;
+            S* gates = gate_row(s, row) + unit;
+            const Vec<S> reset = sigmoid<S>(load(sum));
+            store(gates, reset, count);
+            store(gates + H, sigmoid<S>(load(sum + W)), count);
+            const Vec<S> old = load(carry_ + row * stride_ + unit, count);
+            store(reset_h_ + row * stride_ + unit, operand(reset * old), count);
+        }
+    }
+
+    void candidate_tile(Index s, Index p, Index first, Index last, const S* packed, const Division& mine, S* tile) {
+        const S* rows[tile_rows];
+        rows_of(reset_h_, first, last, mine, rows);
+        const Columns& cut = weights_.candidate;
+        const Index unit0 = cut.first(p);
+        const int vectors = cut.vectors<S>(p);
+        for (Index i = first; i < last; ++i) {
+            const S* before = gate_row(s, mine.row(i)) + 2 * H + unit0;
+            for (int v = 0; v < vectors; ++v)
+                store(tile + ((i - first) * vectors + v) * W, load(before + v * W, min(W, H - unit0 - v * W)));
+        }
+        product<S>(vectors, last - first, H, rows, packed + weights_.candidate_at(p), tile);
+        for (Index i = first; i < last; ++i) {
+            const Row r = row_of(s, i, mine);
+            for (int v = 0; v < vectors; ++v) {
+                const Index unit = unit0 + v * W, count = min(W, H - unit);
+                const Vec<S> candidate = tanh<S>(load(tile + ((i - first) * vectors + v) * W));
+                const Vec<S> keep = load(r.gates + H + unit, count);
+                const Vec<S> old = load(carry_ + r.row * stride_ + unit, count);
+                const Vec<S> h = fmadd<S>(keep, old - candidate, candidate);
+                if (c_.gates != nullptr) store(r.gates + 2 * H + unit, candidate, count);
+                finish(s, r, unit, count, h, h);
+            }
+        }
+    }
+
+    const Forward<S>& c_;
+    const Index T, N, I, H;
+    const PackedWeights<S> weights_;
+    const int G;
+    const Index stride_;  // between rows of the states: one vector more than needed, so that rows share no cache set
+    const Plan plan_;
+    const Index chunk_;
+    Schedule schedule_;
+    S* packed_ = nullptr;
+    S* h_[2] = {};  // the hidden state that enters a step and the one that leaves it
+    S* carry_ = nullptr;
+    S* reset_h_ = nullptr;
+    S* before_ = nullptr;
+    S* inputs_ = nullptr;
+    S* tiles_ = nullptr;
+    const S** from_ = nullptr;
+    S** to_ = nullptr;
+};
+
+}  // namespace glassgate::kernels::GG_ISA

@@ -1,0 +1,22 @@
+// What each instruction set provides.
+#pragma once
+
+#include "kernels.hpp"
+
+namespace glassgate::kernels {
+
+template <class S> struct Entries {
+    void (*forward)(const Forward<S>&);
+    void (*backward)(const Backward<S>&);
+    std::size_t (*packed_size)(Cell, std::int64_t, std::int64_t);
+    void (*pack)(Cell, std::int64_t, std::int64_t, const S*, const S*, const S*, const S*, bool, S*);
+    void (*sigmoid)(const S*, S*, std::int64_t);
+    void (*tanh)(const S*, S*, std::int64_t);
+};
+
+struct Table {
+    Entries<float> single;
+    Entries<double> twice;
+};
+
+}  // namespace glassgate::kernels

@@ -1,0 +1,146 @@
+"""One step at a time: torch's LSTMCell and GRUCell on the kernels."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from glassgate.errors import GlassgateError
+from glassgate.layers import operators, reference
+from glassgate.layers.recurrent import Recorded, choose_scan, has_gradient, say_once
+
+__all__ = ["GRUCell", "LSTMCell"]
+
+
+class _Cell(Recorded, nn.RNNCellBase):
+    """What both cells share; a cell has one trace, without a name of its own."""
+
+    def _trace_names(self) -> tuple[str, ...]:
+        return ("",)
+
+    def _kind(self) -> int:
+        raise NotImplementedError
+
+    def _lacks(self, x: Tensor) -> str:
+        """Return what the kernels lack for this input, in words; "" if nothing."""
+        device = x.device.type
+        if device not in ("cpu", "meta"):
+            return f"device {device}"
+        if device != "meta" and torch.is_autocast_enabled(device):
+            return f"autocast to {torch.get_autocast_dtype(device)}"
+        return "" if x.dtype in operators.KERNEL_DTYPES else str(x.dtype)
+
+    def _left_to_torch(self, x: Tensor) -> bool:
+        lacks = self._lacks(x)
+        theirs = bool(lacks) and not self._recorders and self._kind() != reference.GRU_BEFORE
+        who = "torch's own path computes" if theirs else "plain torch operations compute, slowly"
+        if lacks:
+            say_once(f"{type(self).__name__}: no kernel for {lacks}, {who}")
+        return theirs
+
+    def _step(self, x: Tensor, **states: Tensor | None) -> tuple[Tensor, Tensor]:
+        where = type(self).__name__
+        if x.dim() not in (1, 2) or x.shape[-1] != self.input_size:
+            expected = f"[N, {self.input_size}] or [{self.input_size}]"
+            raise GlassgateError(f"{where}: the input must be {expected}, got {list(x.shape)}")
+        shape = (*x.shape[:-1], self.hidden_size)
+        for name, state in states.items():
+            if state is not None and state.shape != shape:
+                raise GlassgateError(f"{where}: {name} must be {list(shape)}, got {list(state.shape)}")
+        alone = x.dim() == 1
+        before = [t if t is None or not alone else t.unsqueeze(0) for t in (*states.values(), None)]
+        steps = x.reshape(1, -1, self.input_size)
+        inputs = (steps, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, *before[:2])
+        scan = choose_scan(x, kernel=not self._lacks(x))
+        save = bool(self._recorders) or has_gradient(inputs)
+        y = scan(self._kind(), *inputs, None, None, False, False, save)
+        if self._recorders:
+            self._trace("", y, None)
+        return (y.h_n.squeeze(0), y.c_n.squeeze(0)) if alone else (y.h_n, y.c_n)
+
+
+class LSTMCell(_Cell, nn.LSTMCell):
+    """``torch.nn.LSTMCell`` on glassgate's kernels; a sequence step by step is `LSTM` to the bit.
+
+    Constructor, parameters, results and shapes are those of ``torch.nn.LSTMCell``. `glassgate.record` joins
+    the steps: its gates are [T, N, H] after T calls.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As for ``torch.nn.LSTMCell``: ``input_size``, ``hidden_size``, ``bias``, ``device``, ``dtype``.
+
+    Raises
+    ------
+    GlassgateError
+        From the call: a shape does not fit.
+
+    Examples
+    --------
+    >>> import torch
+    >>> cell = LSTMCell(10, 20)
+    >>> h, c = cell(torch.randn(3, 10))
+    >>> h, c = cell(torch.randn(3, 10), (h, c))
+    >>> tuple(h.shape)
+    (3, 20)
+    """
+
+    def _kind(self) -> int:
+        return reference.LSTM
+
+    def forward(
+        self,
+        input: Tensor,  # noqa: A002  # torch's own name
+        hx: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Take one step: input [N, I] or [I], hx the pair (h, c) of [N, H] or [H]; returns the new pair."""
+        if self._left_to_torch(input):
+            return super().forward(input, hx)
+        h, c = (None, None) if hx is None else hx
+        return self._step(input, h=h, c=c)
+
+
+class GRUCell(_Cell, nn.GRUCell):
+    """``torch.nn.GRUCell`` on glassgate's kernels; a sequence step by step is `GRU` to the bit.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As for ``torch.nn.GRUCell``: ``input_size``, ``hidden_size``, ``bias``, ``device``, ``dtype``.
+    reset
+        ``"after"``, torch's form, or ``"before"``, the notes'; see `GRU`.
+
+    Raises
+    ------
+    GlassgateError
+        ``reset`` is neither; from the call: a shape does not fit.
+
+    Examples
+    --------
+    >>> import torch
+    >>> cell = GRUCell(10, 20, reset="before")
+    >>> h = cell(torch.randn(3, 10))
+    >>> tuple(cell(torch.randn(3, 10), h).shape)
+    (3, 20)
+    """
+
+    reset: Literal["before", "after"] = "after"
+
+    def __init__(self, *args: Any, reset: Literal["before", "after"] = "after", **kwargs: Any) -> None:
+        if reset not in ("before", "after"):
+            raise GlassgateError(f"reset: must be before or after, got {reset!r}")
+        super().__init__(*args, **kwargs)
+        self.reset = reset
+
+    def extra_repr(self) -> str:
+        """Return what torch shows, and ``reset`` where it is not torch's."""
+        return super().extra_repr() + ("" if self.reset == "after" else ", reset=before")
+
+    def _kind(self) -> int:
+        return reference.GRU_AFTER if self.reset == "after" else reference.GRU_BEFORE
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:  # noqa: A002  # torch's own name
+        """Take one step: input [N, I] or [I], hx [N, H] or [H]; returns the new state."""
+        if self._left_to_torch(input):
+            return super().forward(input, hx)
+        return self._step(input, h=hx)[0]

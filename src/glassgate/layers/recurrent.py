@@ -1,0 +1,272 @@
+"""What LSTM and GRU share: layers, directions, batches of every kind, and the choice of who computes."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from glassgate.errors import GlassgateError
+from glassgate.layers import operators, reference
+from glassgate.trace import Chunk, LayerTrace
+
+__all__ = ["Lengths", "Precision", "Recorded", "Recurrent", "choose_scan", "has_gradient", "say_once"]
+
+Precision: TypeAlias = Literal["fp32", "bf16"]
+Lengths: TypeAlias = Tensor | Sequence[int] | int
+
+_said: set[str] = set()
+
+
+def say_once(message: str) -> None:
+    """Warn, unless this has been said before."""
+    if message not in _said and not torch.compiler.is_compiling():
+        _said.add(message)
+        warnings.warn(message, stacklevel=4)
+
+
+def choose_scan(x: Tensor, kernel: bool) -> Callable[..., reference.Scan]:
+    """Return who computes: the kernels, or plain torch operations where there is no kernel.
+
+    Forward-mode differentiation has none: with dual numbers about, plain operations carry the tangents.
+    """
+    dual = forward_ad._current_level >= 0
+    return operators.scan if kernel and not dual else reference.scan
+
+
+class Recorded(nn.Module):
+    """A module whose gates `glassgate.record` can see."""
+
+    _recorders: tuple[dict[str, LayerTrace], ...] = ()
+
+    def _trace_names(self) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    def _trace(self, name: str, scan: reference.Scan, lengths: Tensor | None) -> None:
+        active = None
+        if lengths is not None:
+            active = torch.arange(len(scan.hidden), device=lengths.device).unsqueeze(1) < lengths
+        chunk = Chunk(scan.hidden, scan.gates, scan.state, active)
+        for recorder in self._recorders:
+            recorder[name].add(chunk)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy made while recording is a model, not a recording.
+        state = dict(super().__getstate__())  # type: ignore[no-untyped-call]
+        state.pop("_recorders", None)
+        return state
+
+
+class Recurrent(Recorded, nn.RNNBase):
+    """The body of `LSTM` and `GRU`; a subclass says which cell, and which states run through time."""
+
+    precision: Precision = "fp32"
+    weight_drop: float = 0.0
+    _own_options: tuple[str, ...] = ("precision", "weight_drop")
+
+    def _options(self, precision: Precision, weight_drop: float) -> None:
+        if precision not in ("fp32", "bf16"):
+            raise self._error(f"precision must be fp32 or bf16, got {precision!r}")
+        if not 0 <= weight_drop < 1:
+            raise self._error(f"weight_drop must be from 0 to below 1, got {weight_drop}")
+        self.precision = precision
+        self.weight_drop = weight_drop
+
+    def extra_repr(self) -> str:
+        """Return what torch shows, and glassgate's own keywords where they are not the defaults."""
+        own = {name: getattr(self, name) for name in self._own_options}
+        further = [f", {name}={value}" for name, value in own.items() if value != getattr(type(self), name)]
+        return super().extra_repr() + "".join(further)
+
+    def _cell(self) -> int:
+        raise NotImplementedError
+
+    def forward(
+        self,
+        input: Any,  # noqa: A002  # torch's own name
+        hx: Any = None,
+        *,
+        lengths: Lengths | None = None,
+        resets: Tensor | None = None,
+    ) -> Any:
+        """Run the whole sequence.
+
+        Parameters
+        ----------
+        input : Tensor [T, N, I], [N, T, I] with ``batch_first``, [T, I] unbatched, or PackedSequence
+        hx
+            The state before the first step, as for torch's layer; None is zeros.
+        lengths : Tensor [N] or sequence of int, optional
+            How many steps of each sequence count, 0 to T, in any order. Outputs past the length are zero,
+            final states are those at the length, and the reverse direction starts there. Unbatched: a number.
+        resets : Tensor of bool [T, N], optional
+            Where true, the state is cleared before the step. [N, T] with ``batch_first``, [T] unbatched.
+
+        Returns
+        -------
+        tuple
+            The outputs and the final state, with torch's shapes.
+
+        Raises
+        ------
+        GlassgateError
+            A shape or a dtype does not fit, or a length is not from 0 to T.
+        """
+        packed = input if isinstance(input, PackedSequence) else None
+        x: Tensor = input if packed is None else packed.data
+        dtype = self._autocast(x)
+        lacks = self._without_kernel(x, dtype)
+        if lacks and lengths is None and resets is None and not self._recorders and self._torch_has_it():
+            say_once(f"{type(self).__name__}: no kernel for {lacks}, torch's own path computes")
+            return super().forward(input, hx)
+        if lacks:
+            say_once(f"{type(self).__name__}: no kernel for {lacks}, plain torch operations compute, slowly")
+        if packed is not None:
+            if lengths is not None or resets is not None:
+                raise self._error(
+                    "a PackedSequence carries its lengths; give a padded tensor for lengths or resets"
+                )
+            x, lengths = pad_packed_sequence(packed)
+        unbatched = x.dim() == 2 and packed is None
+        swap = self.batch_first and not unbatched and packed is None
+        self._check_input(x, unbatched, swap)
+        x = x.unsqueeze(1) if unbatched else x.transpose(0, 1) if swap else x
+        lengths = self._lengths(lengths, x, unbatched)
+        if resets is not None:
+            resets = resets.unsqueeze(1) if unbatched else resets.transpose(0, 1) if swap else resets
+            if resets.shape != x.shape[:2]:
+                order = "[N, T]" if swap else "[T]" if unbatched else "[T, N]"
+                raise self._error(f"resets must have shape {order} like the input, got {list(resets.shape)}")
+            resets = resets != 0
+        states = self._states(hx, x, unbatched)
+        if dtype is not None:
+            x, states = x.float(), [s if s is None else s.float() for s in states]
+        elif x.dtype != self.weight_ih_l0.dtype:
+            raise self._error(
+                f"the input must be of {self.weight_ih_l0.dtype} like the weights, got {x.dtype}"
+            )
+        scan = choose_scan(x, kernel=not lacks)
+        bf16 = dtype is not None or self.precision == "bf16"
+        if bf16 and x.dtype != torch.float32:
+            raise self._error(f'precision="bf16" takes torch.float32, got {x.dtype}')
+        x, last = self._stack(scan, x, states, lengths, resets, bf16)
+        if dtype is not None:
+            x, last = x.to(dtype), [s.to(dtype) for s in last]
+        if unbatched:
+            x, last = x.squeeze(1), [s.squeeze(1) for s in last]
+        final = last[0] if len(last) == 1 else tuple(last)
+        if packed is not None:
+            return _pack(x, lengths, packed), final
+        return (x.transpose(0, 1) if swap else x), final
+
+    def _stack(
+        self,
+        scan: Callable[..., reference.Scan],
+        x: Tensor,
+        states: list[Tensor | None],
+        lengths: Tensor | None,
+        resets: Tensor | None,
+        bf16: bool,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Run all layers and directions: x [T, N, I] -> [T, N, D H] and the final states [L D, N, H]."""
+        cell, directions = self._cell(), 2 if self.bidirectional else 1
+        total = self.num_layers * directions
+        rows = [[None] * total if state is None else state.unbind(0) for state in (*states, None)[:2]]
+        finals: list[reference.Scan] = []
+        for layer in range(self.num_layers):
+            if layer and self.dropout:
+                x = nn.functional.dropout(x, self.dropout, self.training)
+            outputs = []
+            for direction in range(directions):
+                name, k = f"l{layer}" + "_reverse" * direction, layer * directions + direction
+                weights = [getattr(self, f"weight_{side}_{name}") for side in ("ih", "hh")]
+                if self.weight_drop and self.training:
+                    weights[1] = nn.functional.dropout(weights[1], self.weight_drop)
+                weights += [
+                    getattr(self, f"bias_{side}_{name}") if self.bias else None for side in ("ih", "hh")
+                ]
+                further = {"w_hr": getattr(self, f"weight_hr_{name}")} if self.proj_size else {}
+                inputs = (x, *weights, rows[0][k], rows[1][k])
+                save = bool(self._recorders) or has_gradient(inputs)
+                y = scan(cell, *inputs, lengths, resets, bool(direction), bf16, save, **further)
+                if self._recorders:
+                    self._trace(name, y, lengths)
+                outputs.append(y.hidden)
+                finals.append(y)
+            x = outputs[0] if directions == 1 else torch.cat(outputs, -1)
+        kinds = [[y.h_n for y in finals], [y.c_n for y in finals]][: len(states)]
+        return x, [kind[0].unsqueeze(0) if total == 1 else torch.stack(kind) for kind in kinds]
+
+    def _trace_names(self) -> tuple[str, ...]:
+        ends = ("", "_reverse") if self.bidirectional else ("",)
+        return tuple(f"l{layer}{end}" for layer in range(self.num_layers) for end in ends)
+
+    def _torch_has_it(self) -> bool:
+        return self.precision == "fp32" and not self.weight_drop
+
+    def _autocast(self, x: Tensor) -> torch.dtype | None:
+        """Return the dtype of an active autocast, else None."""
+        device = x.device.type
+        active = device != "meta" and torch.is_autocast_enabled(device) and x.dtype != torch.float64
+        return torch.get_autocast_dtype(device) if active else None
+
+    def _without_kernel(self, x: Tensor, autocast: torch.dtype | None) -> str:
+        """Return what the kernels lack for this call, in words; "" if nothing."""
+        if x.device.type not in ("cpu", "meta"):
+            return f"device {x.device.type}"
+        if autocast is not None:
+            return "" if autocast == torch.bfloat16 and not self.proj_size else f"autocast to {autocast}"
+        if x.dtype not in operators.KERNEL_DTYPES:
+            return str(x.dtype)
+        return "proj_size" if self.proj_size else ""
+
+    def _check_input(self, x: Tensor, unbatched: bool, swap: bool) -> None:
+        if x.dim() in (2, 3) and x.shape[-1] == self.input_size:
+            return
+        order = "T, " if unbatched else "N, T, " if swap else "T, N, "
+        raise self._error(f"the input must have shape [{order}{self.input_size}], got {list(x.shape)}")
+
+    def _lengths(self, lengths: Lengths | None, x: Tensor, unbatched: bool) -> Tensor | None:
+        if lengths is None:
+            return None
+        lengths = torch.as_tensor(lengths, device=x.device)
+        if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+            raise self._error(f"lengths must be whole numbers, got {lengths.dtype}")
+        if unbatched and lengths.dim() == 0:
+            lengths = lengths.unsqueeze(0)
+        if lengths.shape != x.shape[1:2]:
+            raise self._error(f"lengths must have shape [{x.shape[1]}], got {list(lengths.shape)}")
+        return lengths.to(torch.int64)
+
+    def _states(self, hx: Any, x: Tensor, unbatched: bool) -> list[Tensor | None]:
+        """Return the initial states [L D, N, H], one for each state that runs through time."""
+        raise NotImplementedError
+
+    def _state(self, name: str, state: Any, x: Tensor, unbatched: bool, size: int) -> Tensor:
+        if not isinstance(state, Tensor):
+            raise self._error(f"{name} must be a tensor, got {type(state).__name__}")
+        total = self.num_layers * (2 if self.bidirectional else 1)
+        shape = (total, size) if unbatched else (total, x.shape[1], size)
+        if state.shape != shape:
+            raise self._error(f"{name} must have shape {list(shape)}, got {list(state.shape)}")
+        return state.unsqueeze(1) if unbatched else state
+
+    def _error(self, message: str) -> GlassgateError:
+        return GlassgateError(f"{type(self).__name__}: {message}")
+
+
+def has_gradient(tensors: Sequence[Tensor | None]) -> bool:
+    """Tell whether autograd will want what the forward pass saves."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _pack(x: Tensor, lengths: Tensor | None, like: PackedSequence) -> PackedSequence:
+    """Pack x [T, N, H] in the order of the input's own packing."""
+    assert lengths is not None
+    if like.sorted_indices is not None:
+        x, lengths = x.index_select(1, like.sorted_indices), lengths[like.sorted_indices.to(lengths.device)]
+    data = pack_padded_sequence(x, lengths.cpu()).data
+    return PackedSequence(data, like.batch_sizes, like.sorted_indices, like.unsorted_indices)

@@ -1,0 +1,153 @@
+"""What a layer computed, by name: the record that both faces of the kernels fill, torch's and NumPy's."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from glassgate.errors import GlassgateError
+
+__all__ = ["Chunk", "LayerTrace", "Trace"]
+
+_GATES = {
+    "lstm": {"input": 0, "forget": 1, "candidate": 2, "output": 3},
+    "gru": {"reset": 0, "update": 1, "candidate": 2},
+}
+_STATES = {"lstm": ("cell", "hidden"), "gru": ("hidden",)}
+
+
+class UnknownNameError(GlassgateError, AttributeError):
+    """A gate that the cell does not have; an AttributeError too, so that `hasattr` works."""
+
+
+class Chunk(NamedTuple):
+    """What one call of a layer left: arrays of torch or of NumPy."""
+
+    hidden: Any  #: [T, N, H]
+    gates: Any  #: [T, N, gates, H] in the kernels' order
+    cell: Any  #: [T, N, H]; GRU: not read
+    active: Any  #: [T, N], where a step counts; None: everywhere
+
+
+class LayerTrace:
+    """The gates and states of one layer in one direction, each [T, N, H], time first.
+
+    LSTM: ``forget``, ``input``, ``output``, ``candidate``, ``cell``, ``hidden``. GRU: ``reset``, ``update``
+    (the share of the NEW value), ``candidate``, ``hidden``. Steps past a sequence's length are zero. When the
+    layer was called several times, the steps stand one after another in the order of the calls.
+
+    Parameters
+    ----------
+    name
+        The layer's name, for messages.
+    cell : {"lstm", "gru"}
+        Which gates there are.
+
+    Raises
+    ------
+    GlassgateError
+        On access: the layer was not called, a name is unknown, or the calls had batches of different sizes.
+    """
+
+    def __init__(self, name: str, cell: str) -> None:
+        self._name = name
+        self._cell = cell
+        self._chunks: list[Chunk] = []
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The gates and states that there are."""
+        return (*_GATES[self._cell], *_STATES[self._cell])
+
+    def add(self, chunk: Chunk) -> None:
+        """Take in what one call left."""
+        self._chunks.append(chunk)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.names]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name not in self.names:
+            raise UnknownNameError(f"trace: {self._name} has {', '.join(self.names)}, got {name!r}")
+        if not self._chunks:
+            raise GlassgateError(f"trace: {self._name} was not called while it was recorded")
+        sizes = {chunk.hidden.shape[1] for chunk in self._chunks}
+        if len(sizes) > 1:
+            raise GlassgateError(
+                f"trace: {self._name} was called with batches of {', '.join(map(str, sorted(sizes)))}; "
+                "record each call by itself"
+            )
+        return _join([self._one(chunk, name) for chunk in self._chunks])
+
+    def _one(self, chunk: Chunk, name: str) -> Any:
+        if name in ("cell", "hidden"):
+            return getattr(chunk, name)
+        values = chunk.gates[:, :, _GATES[self._cell][name]]
+        if name != "update":
+            return values
+        # The kernels keep z = 1 - u; past a sequence's end both are zero.
+        update = 1 - values
+        return update if chunk.active is None else update * chunk.active[:, :, None]
+
+    def __repr__(self) -> str:
+        return f"<trace of {self._name}: {', '.join(self.names)}>"
+
+
+class Trace(Mapping[str, LayerTrace]):
+    """The traces of a model's layers, by name: ``trace["encoder.rnn.l0"].forget``.
+
+    With one layer alone its gates are here as well: ``trace.forget``.
+
+    Parameters
+    ----------
+    layers
+        The layers' traces by name.
+
+    Raises
+    ------
+    GlassgateError
+        On access: a layer is unknown, or a gate is asked for and there are several layers.
+    """
+
+    def __init__(self, layers: Mapping[str, LayerTrace]) -> None:
+        self._layers = dict(layers)
+
+    def __getitem__(self, name: str) -> LayerTrace:
+        if name not in self._layers:
+            raise GlassgateError(f"trace: the layers are {', '.join(self._layers)}, got {name!r}")
+        return self._layers[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._layers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if len(self._layers) > 1:
+            first = next(iter(self._layers))
+            raise UnknownNameError(
+                f"trace: there are several layers ({', '.join(self._layers)}); name one, "
+                f"as in trace[{first!r}].{name}"
+            )
+        return getattr(next(iter(self._layers.values())), name)
+
+    def __repr__(self) -> str:
+        return f"<trace of {', '.join(self._layers)}>"
+
+
+def _join(parts: list[Any]) -> Any:
+    if len(parts) == 1:
+        return parts[0]
+    if type(parts[0]).__module__.startswith("numpy"):
+        import numpy as np
+
+        return np.concatenate(parts)
+    import torch
+
+    return torch.cat(parts)

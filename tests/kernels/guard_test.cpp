@@ -1,0 +1,281 @@
+// Every kernel of every instruction set against the reference, over drawn shapes, with a page that must not be touched on
+// each side of every buffer, inputs that must not be written, and scratch memory full of NaN.
+//
+// Usage: guard_test [shapes] [seed]. Prints what it did, ends with 1 at the first difference.
+#include "reference.hpp"
+#include "table.hpp"
+#include "team.hpp"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <random>
+#include <string>
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+namespace glassgate::kernels {
+namespace baseline { extern const Table table; }
+#if defined(GLASSGATE_X86)
+namespace avx2 { extern const Table table; }
+namespace wide { extern const Table table; }  // 64-byte vectors, lowered to AVX2
+namespace avx512 { extern const Table table; }
+#endif
+}  // namespace glassgate::kernels
+
+namespace {
+
+using namespace glassgate::kernels;
+using reference::Index;
+
+// Memory between two guard pages. It touches the one behind (or, every other time, the one before) as closely as the
+// alignment of its elements allows.
+class Guarded {
+  public:
+    Guarded(std::size_t bytes, bool at_end) : bytes_(bytes) {
+        const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+        inner_ = std::max(page, (bytes + page - 1) / page * page);
+        whole_ = inner_ + 2 * page;
+        base_ = static_cast<std::byte*>(mmap(nullptr, whole_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        if (base_ == MAP_FAILED || mprotect(base_ + page, inner_, PROT_READ | PROT_WRITE) != 0) std::abort();
+        data_ = base_ + page + (at_end ? inner_ - bytes : 0);
+    }
+    Guarded(const Guarded&) = delete;
+    Guarded& operator=(const Guarded&) = delete;
+    ~Guarded() { munmap(base_, whole_); }
+    std::byte* data() const { return data_; }
+    void freeze() const {
+        if (mprotect(base_ + (whole_ - inner_) / 2, inner_, PROT_READ) != 0) std::abort();
+    }
+
+  private:
+    std::size_t bytes_, inner_ = 0, whole_ = 0;
+    std::byte *base_ = nullptr, *data_ = nullptr;
+};
+
+template <class S> const Entries<S>& entries(const Table& table) {
+    if constexpr (sizeof(S) == 4) return table.single;
+    else return table.twice;
+}
+
+struct Draw {
+    std::mt19937_64 random;
+    Index whole(Index low, Index high) { return low + static_cast<Index>(random() % static_cast<std::uint64_t>(high - low + 1)); }
+    bool coin() { return random() % 2 == 0; }
+    reference::Doubles normal(Index count, double scale) {
+        std::normal_distribution<double> normal(0, scale);
+        reference::Doubles out(static_cast<std::size_t>(count));
+        // Rounded to float, so that both types compute on the same numbers.
+        for (double& value : out) value = static_cast<float>(normal(random));
+        return out;
+    }
+};
+
+// What is absent is zeros for the reference and a null pointer for the kernel.
+struct Absent {
+    bool bias, states, lengths, resets, d_hidden, d_state, d_gates, d_final, some_outputs, packed;
+};
+
+template <class S> class Buffers {
+  public:
+    explicit Buffers(bool at_end) : at_end_(at_end) {}
+    const S* in(const reference::Doubles& values, bool absent = false) {
+        if (absent) return nullptr;
+        S* to = reinterpret_cast<S*>(take(values.size() * sizeof(S)));
+        for (std::size_t i = 0; i < values.size(); ++i) to[i] = static_cast<S>(values[i]);
+        held_.back()->freeze();
+        return to;
+    }
+    template <class B> const B* raw(const std::vector<B>& values, bool absent) {
+        if (absent) return nullptr;
+        B* to = reinterpret_cast<B*>(take(values.size() * sizeof(B)));
+        std::copy(values.begin(), values.end(), to);
+        held_.back()->freeze();
+        return to;
+    }
+    S* out(std::size_t count, bool absent = false) {
+        if (absent) return nullptr;
+        S* to = reinterpret_cast<S*>(take(count * sizeof(S)));
+        std::fill_n(to, count, std::numeric_limits<S>::quiet_NaN());
+        return to;
+    }
+
+  private:
+    std::byte* take(std::size_t bytes) {
+        held_.push_back(std::make_unique<Guarded>(bytes, at_end_));
+        return held_.back()->data();
+    }
+    bool at_end_;
+    std::vector<std::unique_ptr<Guarded>> held_;
+};
+
+int failures = 0;
+
+template <class S>
+void compare(const char* what, const S* got, const reference::Doubles& want, const std::string& where, double growth) {
+    if (got == nullptr) return;
+    double largest = 1;
+    for (double value : want) largest = std::max(largest, std::abs(value));
+    // Rounding errors of sums of a few hundred products, carried over the steps: `growth` units of the largest value.
+    const double allowed = growth * static_cast<double>(std::numeric_limits<S>::epsilon()) * largest;
+    for (std::size_t i = 0; i < want.size(); ++i)
+        if (!(std::abs(static_cast<double>(got[i]) - want[i]) <= allowed)) {
+            std::printf("%s: %s[%zu] is %.9g, expected %.9g\n", where.c_str(), what, i, static_cast<double>(got[i]), want[i]);
+            ++failures;
+            return;
+        }
+}
+
+// All results of one kernel on one problem, as they lie in memory.
+template <class S> using Bits = std::vector<std::vector<S>>;
+
+template <class S>
+Bits<S> run(const Table& table, const reference::Problem& p, const Absent& no, const reference::Answer& want,
+            bool at_end, const std::string& where) {
+    Buffers<S> b(at_end);
+    const bool lstm = p.cell == Cell::lstm, none = no.some_outputs;
+    const auto [T, N, I, H] = p.z;
+    Forward<S> f{};
+    f.cell = p.cell, f.sizes = p.z, f.reverse = p.reverse;
+    f.x = b.in(p.x), f.w_ih = b.in(p.w_ih), f.w_hh = b.in(p.w_hh);
+    f.b_ih = b.in(p.b_ih, no.bias), f.b_hh = b.in(p.b_hh, no.bias);
+    f.h0 = b.in(p.h0, no.states), f.c0 = b.in(p.c0, no.states || !lstm);
+    f.lengths = b.raw(p.lengths, no.lengths), f.resets = b.raw(p.resets, no.resets);
+    f.hidden = b.out(want.hidden.size()), f.state = b.out(want.state.size(), p.cell == Cell::gru_before);
+    f.gates = b.out(want.gates.size());
+    f.h_n = b.out(want.h_n.size()), f.c_n = b.out(want.c_n.size(), !lstm);
+    if (!no.packed) {
+        S* packed = b.out(entries<S>(table).packed_size(p.cell, I, H) + 16);
+        packed += (64 - reinterpret_cast<std::uintptr_t>(packed) % 64) % 64 / sizeof(S);
+        entries<S>(table).pack(p.cell, I, H, f.w_ih, f.w_hh, f.b_ih, f.b_hh, false, packed);
+        f.packed = packed;
+    }
+    std::memset(scratch(1 << 20), 0xff, 1 << 20);
+    entries<S>(table).forward(f);
+    const double steps = static_cast<double>(T);
+    compare("hidden", f.hidden, want.hidden, where, 64 + 32 * steps);
+    compare("state", f.state, want.state, where, 64 + 32 * steps);
+    compare("gates", f.gates, want.gates, where, 64 + 32 * steps);
+    compare("h_n", f.h_n, want.h_n, where, 64 + 32 * steps);
+    compare("c_n", f.c_n, want.c_n, where, 64 + 32 * steps);
+
+    Backward<S> k{};
+    k.cell = f.cell, k.sizes = f.sizes, k.x = f.x, k.w_ih = f.w_ih, k.w_hh = f.w_hh, k.h0 = f.h0, k.c0 = f.c0;
+    k.lengths = f.lengths, k.resets = f.resets, k.reverse = f.reverse;
+    k.hidden = f.hidden, k.state = f.state, k.gates = f.gates;
+    k.d_hidden = b.in(p.d_hidden, no.d_hidden), k.d_gates = b.in(p.d_gates, no.d_gates);
+    k.d_state = b.in(p.d_state, no.d_state || p.cell == Cell::gru_before);
+    k.d_h_n = b.in(p.d_h_n, no.d_final), k.d_c_n = b.in(p.d_c_n, no.d_final || !lstm);
+    k.d_x = b.out(want.d_x.size(), none), k.d_w_ih = b.out(want.d_w_ih.size()), k.d_w_hh = b.out(want.d_w_hh.size(), none);
+    k.d_b_ih = b.out(want.d_b_ih.size(), none), k.d_b_hh = b.out(want.d_b_hh.size());
+    k.d_h0 = b.out(want.d_h0.size()), k.d_c0 = b.out(want.d_c0.size(), !lstm || none);
+    std::memset(scratch(1 << 20), 0xff, 1 << 20);
+    entries<S>(table).backward(k);
+    const double growth = 512 + 256 * steps;
+    compare("d_x", k.d_x, want.d_x, where, growth), compare("d_w_ih", k.d_w_ih, want.d_w_ih, where, growth);
+    compare("d_w_hh", k.d_w_hh, want.d_w_hh, where, growth), compare("d_b_ih", k.d_b_ih, want.d_b_ih, where, growth);
+    compare("d_b_hh", k.d_b_hh, want.d_b_hh, where, growth), compare("d_h0", k.d_h0, want.d_h0, where, growth);
+    compare("d_c0", k.d_c0, want.d_c0, where, growth);
+
+    // Inference writes no gates; its outputs must be the same bits.
+    Forward<S> plain = f;
+    plain.hidden = b.out(want.hidden.size()), plain.gates = nullptr, plain.state = nullptr;
+    entries<S>(table).forward(plain);
+    if (std::memcmp(plain.hidden, f.hidden, want.hidden.size() * sizeof(S)) != 0) {
+        std::printf("%s: hidden differs without gates\n", where.c_str());
+        ++failures;
+    }
+    Bits<S> bits;
+    const auto keep = [&](const S* from, std::size_t count) {
+        if (from != nullptr) bits.emplace_back(from, from + count);
+    };
+    keep(f.hidden, want.hidden.size()), keep(f.gates, want.gates.size()), keep(k.d_x, want.d_x.size());
+    keep(k.d_w_ih, want.d_w_ih.size()), keep(k.d_w_hh, want.d_w_hh.size()), keep(k.d_b_hh, want.d_b_hh.size());
+    keep(k.d_h0, want.d_h0.size());
+    return bits;
+}
+
+template <class S> bool same(const Bits<S>& a, const Bits<S>& b) {
+    for (std::size_t i = 0; i < a.size(); ++i)
+        if (a[i].size() != b[i].size() || (a[i].size() > 0 && std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(S)) != 0))
+            return false;
+    return a.size() == b.size();
+}
+
+template <class S>
+void check(const std::string& type, const reference::Problem& p, const Absent& no, const reference::Answer& want, int threads) {
+    const auto [T, N, I, H] = p.z;
+    const std::string shape = type + " cell " + std::to_string(static_cast<int>(p.cell)) + " T" + std::to_string(T) + " N" +
+                              std::to_string(N) + " I" + std::to_string(I) + " H" + std::to_string(H);
+    const auto all = [&](const Table& table, const char* name) {
+        set_threads(1);
+        const Bits<S> one = run<S>(table, p, no, want, true, shape + " " + name);
+        set_threads(threads);
+        const Bits<S> many = run<S>(table, p, no, want, false, shape + " " + name + " threads " + std::to_string(threads));
+        if (!same(one, many)) {
+            std::printf("%s %s: %d threads give other bits than one\n", shape.c_str(), name, threads);
+            ++failures;
+        }
+        return one;
+    };
+    all(baseline::table, "baseline");
+#if defined(GLASSGATE_X86)
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return;
+    const Bits<S> narrow = all(avx2::table, "avx2"), wide_bits = all(wide::table, "wide");
+    if (!same(narrow, wide_bits)) {
+        std::printf("%s: 32-byte and 64-byte vectors give different bits\n", shape.c_str());
+        ++failures;
+    }
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl"))
+        all(avx512::table, "avx512");
+#endif
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+    const int shapes = count > 1 ? std::atoi(arguments[1]) : 500;
+    Draw draw{std::mt19937_64(count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 1)};
+    for (int i = 0; i < shapes && failures == 0; ++i) {
+        reference::Problem p;
+        p.cell = static_cast<Cell>(i % 3);
+        const bool large = i % 10 == 0;  // enough work for several threads
+        p.z = large ? Sizes{draw.whole(1, 8), draw.whole(1, 40), draw.whole(0, 150), draw.whole(20, 150)}
+                    : Sizes{draw.whole(0, 6), draw.whole(0, 9), draw.whole(0, 20), draw.whole(0, 36)};
+        const auto [T, N, I, H] = p.z;
+        const Index G = gate_count(p.cell);
+        Absent no{draw.coin(), draw.coin(), draw.coin(), draw.coin(), draw.coin(),
+                  draw.coin(), draw.coin(), draw.coin(), draw.coin(), draw.coin()};
+        p.reverse = draw.coin();
+        const auto zeros_if = [](bool absent, reference::Doubles values) {
+            if (absent) std::fill(values.begin(), values.end(), 0.0);
+            return values;
+        };
+        p.x = draw.normal(T * N * I, 1);
+        p.w_ih = draw.normal(G * H * I, 1 / std::sqrt(1.0 + static_cast<double>(I)));
+        p.w_hh = draw.normal(G * H * H, 1 / std::sqrt(1.0 + static_cast<double>(H)));
+        p.b_ih = zeros_if(no.bias, draw.normal(G * H, 1)), p.b_hh = zeros_if(no.bias, draw.normal(G * H, 1));
+        p.h0 = zeros_if(no.states, draw.normal(N * H, 1)), p.c0 = zeros_if(no.states, draw.normal(N * H, 1));
+        p.d_hidden = zeros_if(no.d_hidden, draw.normal(T * N * H, 1));
+        p.d_state = zeros_if(no.d_state || p.cell == Cell::gru_before, draw.normal(T * N * H, 1));
+        p.d_gates = zeros_if(no.d_gates, draw.normal(T * N * G * H, 1));
+        p.d_h_n = zeros_if(no.d_final, draw.normal(N * H, 1)), p.d_c_n = zeros_if(no.d_final, draw.normal(N * H, 1));
+        p.lengths.assign(static_cast<std::size_t>(N), T);
+        p.resets.assign(static_cast<std::size_t>(T * N), 0);
+        for (auto& length : p.lengths)
+            if (!no.lengths) length = draw.whole(0, T);
+        for (auto& reset : p.resets)
+            if (!no.resets) reset = draw.whole(0, 3) == 0;
+        const reference::Answer want = reference::solve(p);
+        const int threads = static_cast<int>(draw.whole(2, 4));
+        check<float>("float", p, no, want, threads);
+        check<double>("double", p, no, want, threads);
+    }
+    std::printf("%d shapes, %d failures\n", shapes, failures);
+    return failures == 0 ? 0 : 1;
+}

@@ -1,0 +1,202 @@
+"""What the kernels promise to the bit: every assertion here is an equality."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glassgate import kernels
+from glassgate.errors import GlassgateError
+from kernel_cases import CELLS, Case, backward, cases, forward, make
+
+# Large enough that several threads are used: shared by rows (small weights), by tiles, and with one sequence.
+LARGE = [(12, 40, 30, 50), (6, 24, 40, 200), (9, 1, 64, 256), (5, 3, 300, 130)]
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    yield
+    kernels.set_num_threads(0)
+
+
+def assert_equal(got: Any, want: Any) -> None:
+    for name in want._fields:
+        if getattr(want, name) is None:
+            assert getattr(got, name) is None
+        else:
+            np.testing.assert_array_equal(getattr(got, name), getattr(want, name), err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("size", LARGE)
+@pytest.mark.parametrize("ragged", [False, True])
+def test_any_number_of_threads(cell: str, size: tuple[int, ...], dtype: Any, ragged: bool) -> None:
+    case = make(
+        cell, *size, seed=5, dtype=dtype, bias=True, state=True, lengths=ragged, resets=ragged, reverse=ragged
+    )
+    d = np.random.default_rng(6).standard_normal((size[0], size[1], size[3])).astype(dtype)
+    kernels.set_num_threads(1)
+    saved = forward(case)
+    gradients = backward(case, saved, d_hidden=d)
+    for threads in (2, 3, 4):
+        kernels.set_num_threads(threads)
+        assert_equal(forward(case), saved)
+        assert_equal(backward(case, saved, d_hidden=d), gradients)
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=cases(dtype=np.float32), threads=st.integers(1, 4))
+def test_a_second_run(case: Case, threads: int) -> None:
+    kernels.set_num_threads(threads)
+    saved = forward(case)
+    assert_equal(forward(case), saved)
+    d = np.ones_like(saved.hidden)
+    assert_equal(backward(case, saved, d_hidden=d), backward(case, saved, d_hidden=d))
+
+
+@settings(max_examples=80, deadline=None)
+@given(case=cases(dtype=np.float32))
+def test_recording_changes_nothing(case: Case) -> None:
+    saved, plain = forward(case), forward(case, save=False)
+    np.testing.assert_array_equal(plain.hidden, saved.hidden)
+    np.testing.assert_array_equal(plain.h_n, saved.h_n)
+
+
+@settings(max_examples=80, deadline=None)
+@given(case=cases(dtype=np.float32))
+def test_step_by_step_is_the_sequence(case: Case) -> None:
+    T, N, _ = case.x.shape
+    case = case._replace(lengths=None, resets=None, reverse=False)
+    whole = forward(case)
+    packed = _packed(case)
+    h = np.zeros((N, case.weights[1].shape[1]), np.float32) if case.h0 is None else case.h0.copy()
+    c = np.zeros_like(h) if case.c0 is None else case.c0.copy()
+    gates = np.empty((N, case.gates, h.shape[1]), np.float32)
+    for t in range(T):
+        state = (h, c) if case.cell == "lstm" else (h,)
+        packed.step(np.ascontiguousarray(case.x[t]), *state, gates)
+        np.testing.assert_array_equal(h, whole.hidden[t])
+        np.testing.assert_array_equal(gates, whole.gates[t])
+    np.testing.assert_array_equal(h, whole.h_n)
+    if case.cell == "lstm":
+        np.testing.assert_array_equal(c, whole.c_n)
+
+
+@settings(max_examples=80, deadline=None)
+@given(case=cases(dtype=np.float32))
+def test_packed_weights_are_the_weights(case: Case) -> None:
+    run: Any = _packed(case).forward
+    options = {name: value for name, value in case.options(save=True).items() if name != "reset"}
+    assert_equal(run(case.x, **case.states(), **options), forward(case))
+
+
+@settings(max_examples=80, deadline=None)
+@given(case=cases(dtype=np.float32))
+def test_a_padded_batch_is_each_sequence_alone(case: Case) -> None:
+    """Also: a batch of N is N batches of one. Outputs, states, and the gradients of each sequence."""
+    T, N, _ = case.x.shape
+    saved = forward(case)
+    names = ["hidden", "gates", "h_n"] + (["cell", "c_n"] if case.cell == "lstm" else [])
+    rng = np.random.default_rng(7)
+    d = {f"d_{k}": rng.standard_normal(getattr(saved, k).shape).astype(np.float32) for k in names}
+    gradients = backward(case, saved, **d)
+    for n in range(N):
+        length = T if case.lengths is None else int(case.lengths[n])
+        one = case._replace(
+            x=case.x[:length, n : n + 1],
+            h0=None if case.h0 is None else case.h0[n : n + 1],
+            c0=None if case.c0 is None else case.c0[n : n + 1],
+            lengths=None,
+            resets=None if case.resets is None else case.resets[:length, n : n + 1],
+        )
+        alone = forward(one)
+        part = {k: v[n : n + 1] if k in ("d_h_n", "d_c_n") else v[:length, n : n + 1] for k, v in d.items()}
+        alone_gradients = backward(one, alone, **part)
+        for name in names:
+            got = getattr(saved, name)
+            if name in ("h_n", "c_n"):
+                np.testing.assert_array_equal(got[n], getattr(alone, name)[0], err_msg=name)
+            else:
+                np.testing.assert_array_equal(got[:length, n], getattr(alone, name)[:, 0], err_msg=name)
+                assert not got[length:, n].any()
+        np.testing.assert_array_equal(gradients.x[:length, n], alone_gradients.x[:, 0])
+        assert not gradients.x[length:, n].any()
+        np.testing.assert_array_equal(gradients.h0[n], alone_gradients.h0[0])
+        if gradients.c0 is not None and alone_gradients.c0 is not None:
+            np.testing.assert_array_equal(gradients.c0[n], alone_gradients.c0[0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=cases(dtype=np.float32))
+def test_reverse_is_the_sequence_turned_round(case: Case) -> None:
+    T, N, _ = case.x.shape
+    case = case._replace(reverse=False)
+    turned = [
+        np.arange(T)[::-1] if case.lengths is None else _turn(T, int(case.lengths[n])) for n in range(N)
+    ]
+    order = np.stack(turned, axis=1) if N else np.empty((T, 0), int)
+    columns = np.arange(N)
+    back = case._replace(
+        x=case.x[order, columns],
+        resets=None if case.resets is None else case.resets[order, columns],
+        reverse=True,
+    )
+    ahead, behind = forward(case), forward(back)
+    np.testing.assert_array_equal(behind.hidden[order, columns], ahead.hidden)
+    np.testing.assert_array_equal(behind.h_n, ahead.h_n)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_views_and_strides_make_no_difference(cell: str) -> None:
+    case = make(cell, 6, 5, 8, 12, bias=True)
+    x = np.ascontiguousarray(case.x.transpose(1, 0, 2)).transpose(1, 0, 2)
+    w_ih, w_hh, b_ih, b_hh = (np.asfortranarray(w) for w in case.weights)
+    assert not x.flags.c_contiguous
+    assert_equal(forward(case._replace(x=x, weights=(w_ih, w_hh, b_ih, b_hh))), forward(case))
+
+
+@pytest.mark.parametrize("name", ["baseline", "avx2", "avx512", "nothing"])
+def test_every_instruction_set_can_be_forced(name: str) -> None:
+    """In a process of its own, since the choice is made once: the values agree, or one line says why not."""
+    program = (
+        "import sys, numpy as np\n"
+        "from glassgate import kernels\n"
+        "x = np.sin(np.arange(3 * 4 * 5)).reshape(3, 4, 5)\n"
+        "w = np.cos(np.arange(28 * 12)).reshape(28, 12)\n"
+        "run = kernels.lstm_forward(x, w[:, :5], w[:, 5:])\n"
+        "sys.stdout.write(kernels.isa() + ' ' + repr(float(run.hidden.sum())))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"GLASSGATE_ISA": name},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1]
+        assert last.startswith(f"{GlassgateError.__module__}.GlassgateError: GLASSGATE_ISA")
+        assert name == "nothing" or "lacks it" in last
+        assert name != "baseline"
+        return
+    isa, total = done.stdout.split()
+    x, w = np.sin(np.arange(60)).reshape(3, 4, 5), np.cos(np.arange(28 * 12)).reshape(28, 12)
+    assert isa == name
+    # Sums in another order and products fused or not: a few units of the 84 values added up.
+    assert abs(float(total) - kernels.lstm_forward(x, w[:, :5], w[:, 5:]).hidden.sum()) < 1e-12
+
+
+def _turn(T: int, length: int) -> Any:
+    return np.concatenate([np.arange(length)[::-1], np.arange(length, T)])
+
+
+def _packed(case: Case) -> Any:
+    if case.cell == "lstm":
+        return kernels.PackedLSTM(*case.weights)
+    return kernels.PackedGRU(*case.weights, reset=case.options()["reset"])

@@ -1,0 +1,255 @@
+"""The operators under torch's own checks and transforms: every derivative, vmap, compile, export."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.library import opcheck
+
+import glassgate
+from glassgate.layers import operators, reference
+
+CELLS = [reference.LSTM, reference.GRU_AFTER, reference.GRU_BEFORE]
+LAYERS = [("LSTM", {}), ("GRU", {}), ("GRU", {"reset": "before"})]
+
+
+def arguments(cell: int, T: int = 4, N: int = 3, I: int = 2, H: int = 3, **kind: Any) -> list[Any]:
+    """Arguments of `scan`; kind: ragged, reverse, bare (no bias, no state), save, dtype."""
+    G, dtype, ragged = reference.gate_count(cell), kind.get("dtype", torch.float64), kind.get("ragged", False)
+    torch.manual_seed(cell)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=dtype).mul_(0.5).requires_grad_()
+
+    bare = kind.get("bare", False)
+    return [
+        cell,
+        *(normal(T, N, I), normal(G * H, I), normal(G * H, H)),
+        *([None] * 4 if bare else [normal(G * H), normal(G * H), normal(N, H)]),
+        *([] if bare else [normal(N, H) if cell == reference.LSTM else None]),
+        torch.tensor([T, 0, 2][:N]) if ragged else None,
+        torch.tensor([[False] * N, [True, False, True][:N]] + [[False] * N] * (T - 2)) if ragged else None,
+        kind.get("reverse", False),
+        False,
+        kind.get("save", True),
+    ]
+
+
+def as_function(scan: Any, given: list[Any]) -> tuple[Any, list[Tensor]]:
+    """`scan` as a function of its differentiable inputs, and those."""
+    at = [k for k in range(1, 8) if given[k] is not None]
+
+    def function(*values: Tensor) -> tuple[Tensor, ...]:
+        full = list(given)
+        for k, value in zip(at, values, strict=True):
+            full[k] = value
+        return tuple(t for t in scan(*full) if t.dim() > 1)
+
+    return function, [given[k] for k in at]
+
+
+KINDS: list[dict[str, Any]] = [
+    {},
+    {"ragged": True},
+    {"ragged": True, "reverse": True},
+    {"bare": True},
+    {"save": False, "ragged": True},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("cell", CELLS)
+def test_kernels_are_the_reference(cell: int, kind: dict[str, Any]) -> None:
+    given = arguments(cell, T=6, I=4, H=5, **kind)
+    results = []
+    for scan in (operators.scan, reference.scan):
+        function, inputs = as_function(scan, given)
+        outputs = function(*inputs)
+        torch.manual_seed(9)
+        loss = sum((y * torch.randn_like(y)).sum() for y in outputs)
+        results.append((*outputs, *torch.autograd.grad(loss, inputs)))
+    for got, want in zip(*results, strict=True):
+        # Sums of at most a few hundred float64 products of size one.
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("cell", [reference.LSTM, reference.GRU_BEFORE])
+def test_reference_is_the_definition(cell: int, ragged: bool) -> None:
+    """The equations know neither lengths nor resets: a reset sequence is two, each from zeros."""
+    from glassgate import equations
+
+    given = arguments(cell, T=6, H=5, ragged=ragged)
+    y = reference.scan(*given)
+    weights = [t.detach().numpy() for t in given[2:6]]
+    notes = equations.from_torch_layout(*weights, reset="before")
+    x, h0 = given[1].detach().numpy(), given[6].detach().numpy()
+    pieces = [(0, 0, 1), (0, 1, 6), (2, 0, 1), (2, 1, 2)] if ragged else [(n, 0, 6) for n in range(3)]
+    for n, start, end in pieces:
+        h = h0[n] if start == 0 else np.zeros(5)
+        if cell == reference.LSTM:
+            C = given[7].detach().numpy()[n] if start == 0 else np.zeros(5)
+            notes.pop("reset", None)
+            want = equations.run_lstm(x[start:end, n], h, C, notes["W"], notes["U"], notes["b"])
+            columns = (want.i, want.f, want.g, want.o)
+            np.testing.assert_allclose(y.state[start:end, n].detach().numpy(), want.C, rtol=0, atol=1e-14)
+        else:
+            want = equations.run_gru(x[start:end, n], h, **notes)
+            columns = (want.r, 1 - want.u, want.g)
+        # Some thirty roundings of values of size one.
+        np.testing.assert_allclose(y.hidden[start:end, n].detach().numpy(), want.h, rtol=0, atol=1e-14)
+        for k, column in enumerate(columns):
+            np.testing.assert_allclose(y.gates[start:end, n, k].detach().numpy(), column, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", [{}, {"ragged": True, "reverse": True}, {"save": False}])
+@pytest.mark.parametrize("cell", CELLS)
+def test_opcheck(cell: int, kind: dict[str, Any]) -> None:
+    opcheck(operators.SCAN, arguments(cell, dtype=torch.float32, **kind))
+
+
+@pytest.mark.parametrize("kind", [{}, {"ragged": True, "reverse": True}, {"bare": True}, {"save": False}])
+@pytest.mark.parametrize("cell", CELLS)
+def test_first_and_second_derivatives(cell: int, kind: dict[str, Any]) -> None:
+    function, inputs = as_function(operators.scan, arguments(cell, T=3, N=2, H=2, **kind))
+    torch.autograd.gradcheck(function, inputs, fast_mode=True)
+    torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
+
+
+def layer_and_input(name: str, options: dict[str, Any], *shape: int) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(4)
+    layer = getattr(glassgate, name)(3, 4, num_layers=2, dtype=torch.float64, **options)
+    return layer, torch.randn(*shape, 3, dtype=torch.float64)
+
+
+# The first use of forward mode makes torch compile decompositions by its own deprecated torch.jit.script.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+@pytest.mark.parametrize(("name", "options"), LAYERS)
+def test_forward_mode_and_hessian(name: str, options: dict[str, Any]) -> None:
+    layer, x = layer_and_input(name, options, 4, 1)
+    v = torch.randn_like(x)
+    _, tangent = torch.func.jvp(lambda x: layer(x)[0], (x,), (v,))
+    jacobian = torch.autograd.functional.jacobian(lambda x: layer(x)[0], x)
+    want = torch.einsum("abcdef,def->abc", jacobian, v)
+    torch.testing.assert_close(tangent, want, rtol=0, atol=1e-14)  # values below one, 12 terms
+
+    def loss(x: Tensor) -> Tensor:
+        return layer(x)[0].square().sum()
+
+    over_reverse = torch.func.hessian(loss)(x)
+    twice_reverse = torch.autograd.functional.hessian(loss, x)
+    torch.testing.assert_close(over_reverse, twice_reverse, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(("name", "options"), LAYERS)
+def test_vmap_over_inputs_and_over_weights(name: str, options: dict[str, Any]) -> None:
+    layer, x = layer_and_input(name, options, 3, 5, 2)
+    assert torch.equal(torch.vmap(lambda x: layer(x)[0])(x), torch.stack([layer(one)[0] for one in x]))
+    other = copy.deepcopy(layer)
+    nn.init.normal_(other.weight_hh_l1)
+    weights, _ = torch.func.stack_module_state([layer, other])
+    both = torch.vmap(lambda w: torch.func.functional_call(layer, w, (x[0],))[0])(weights)
+    assert torch.equal(both, torch.stack([layer(x[0])[0], other(x[0])[0]]))
+
+
+@pytest.mark.parametrize(("name", "options"), LAYERS)
+def test_gradients_of_each_sample(name: str, options: dict[str, Any]) -> None:
+    layer, x = layer_and_input(name, options, 3, 5, 1)
+
+    def loss(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        y: Tensor = torch.func.functional_call(layer, weights, (x,))[0]
+        return y.square().sum()
+
+    weights = dict(layer.named_parameters())
+    each = torch.vmap(torch.func.grad(loss), (None, 0))(weights, x)
+    for n in range(3):
+        alone = torch.autograd.grad(loss(weights, x[n]), list(weights.values()))
+        for (name_, _), want in zip(weights.items(), alone, strict=True):
+            assert torch.equal(each[name_][n], want)
+
+
+# The backends below aot_eager generate code with a C++ compiler, which is not what is tested here.
+@pytest.mark.parametrize(("name", "options"), LAYERS)
+def test_compile_without_a_graph_break(name: str, options: dict[str, Any]) -> None:
+    layer, _ = layer_and_input(name, options, 1)
+    model = nn.Sequential(nn.Linear(3, 3, dtype=torch.float64), layer)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch._dynamo.config.patch(error_on_recompile=False):
+        for T in (5, 7, 9):
+            x = torch.randn(T, 2, 3, dtype=torch.float64)
+            lengths = torch.tensor([T, 2])
+            got, want = compiled(x)[0], model(x)[0]
+            assert torch.equal(got, want)
+            grads = [torch.autograd.grad(y.square().sum(), list(model.parameters())) for y in (got, want)]
+            assert all(torch.equal(g, w) for g, w in zip(*grads, strict=True))
+            with torch.no_grad():
+                assert torch.equal(compiled(x)[0], want)
+    ragged = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    assert torch.equal(ragged(x, lengths=lengths)[0], layer(x, lengths=lengths)[0])
+    with glassgate.record(layer) as trace:
+        y = ragged(x)[0]
+    assert torch.equal(trace["l1"].hidden, y)
+
+
+def test_compile_still_turns_torchs_own_layer_away() -> None:
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="Attempted to wrap RNN, GRU, or LSTM"):
+        torch.compile(nn.LSTM(3, 4), fullgraph=True, backend="eager")(torch.zeros(2, 1, 3))
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+def test_export_with_any_time_and_batch(name: str) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = getattr(glassgate, name)(3, 4, bidirectional=True)
+
+        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+            y: Tensor = self.rnn(x, lengths=lengths)[0]
+            return y
+
+    model = Model().eval()
+    time, batch = torch.export.Dim("time", min=1), torch.export.Dim("batch", min=1)
+    example = torch.randn(5, 3, 3), torch.tensor([5, 2, 1])
+    program = torch.export.export(model, example, dynamic_shapes=({0: time, 1: batch}, {0: batch}))
+    for T, lengths in ((9, [9, 0, 3, 2]), (2, [1])):
+        x = torch.randn(T, len(lengths), 3)
+        assert torch.equal(program.module()(x, torch.tensor(lengths)), model(x, torch.tensor(lengths)))
+
+
+def test_parametrised_weights() -> None:
+    class Half(nn.Module):
+        def forward(self, w: Tensor) -> Tensor:
+            return w * 0.5
+
+    layer = glassgate.LSTM(3, 4)
+    plain = copy.deepcopy(layer)
+    with torch.no_grad():
+        plain.weight_hh_l0 *= 0.5
+    nn.utils.parametrize.register_parametrization(layer, "weight_hh_l0", Half())
+    x = torch.randn(5, 2, 3)
+    assert torch.equal(layer(x)[0], plain(x)[0])
+    layer(x)[0].sum().backward()
+    plain(x)[0].sum().backward()
+    assert torch.equal(layer.parametrizations.weight_hh_l0.original.grad, plain.weight_hh_l0.grad * 0.5)
+
+
+def test_distributed_data_parallel(tmp_path: Path) -> None:
+    layer = glassgate.GRU(3, 4, reset="before")
+    x = torch.randn(5, 2, 3)
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(copy.deepcopy(layer))
+        wrapped(x)[0].square().sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    layer(x)[0].square().sum().backward()
+    for got, want in zip(wrapped.parameters(), layer.parameters(), strict=True):
+        assert got.grad is not None
+        assert want.grad is not None
+        assert torch.equal(got.grad, want.grad)
