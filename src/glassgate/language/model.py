@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from glassgate.folder.config import ModelConfig
-from glassgate.layers import GRU, AdaptiveSoftmax, FullSoftmax
+from glassgate.layers import GRU, LSTM, AdaptiveSoftmax, FullSoftmax
 
 __all__ = ["NextWordModel", "State"]
 
@@ -58,13 +58,9 @@ class NextWordModel(nn.Module):
         nn.init.uniform_(self.embedding.weight, -INITIAL_RANGE, INITIAL_RANGE)
         between = config.dropout if config.layers > 1 else 0.0  # torch warns of one that cannot act
         sizes = (config.embedding, config.hidden, config.layers, config.bias)
-        self.rnn: nn.LSTM | GRU
+        self.rnn: LSTM | GRU
         if config.cell == "lstm":
-            self.rnn = nn.LSTM(*sizes, dropout=between)
-            if config.bias:
-                for layer in range(config.layers):
-                    forget = slice(config.hidden, 2 * config.hidden)
-                    nn.init.ones_(self.rnn.get_parameter(f"bias_ih_l{layer}").data[forget])
+            self.rnn = LSTM(*sizes, dropout=between, forget_bias=1.0 if config.bias else None)
         else:
             self.rnn = GRU(*sizes, dropout=between, reset=config.reset)
         narrower = config.tied and config.embedding != config.hidden
