@@ -218,6 +218,8 @@ def test_a_text_may_spell_eos_out_where_nothing_else_writes_it(tmp_path: Path) -
     config = ModelConfig(cell="gru", vocabulary=4, embedding=3, hidden=2, eos="none")
     folder = write_folder(tmp_path / "model", config, "the gate <eos>", eos=False)
     assert read_folder(folder)[1].words == ["<unk>", "<eos>", "gate", "the"]
+    folder = write_folder(tmp_path / "model", config, "the gate opens", eos=False)
+    assert read_folder(folder)[1].words == ["<unk>", "gate", "opens", "the"]
 
 
 def test_a_new_folder(tmp_path: Path) -> None:

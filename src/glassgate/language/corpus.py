@@ -232,7 +232,7 @@ def _write(segments: Iterable[Segment], vocabulary: Vocabulary, path: Path) -> i
     count = 0
     with replacing(path) as temporary, temporary.open("wb") as file:
         for numbers in encode_segments(segments, vocabulary):
-            numbers.tofile(file)
+            file.write(numbers.data)  # tofile says nothing when the disk is full
             count += len(numbers)
     return count
 

@@ -137,8 +137,8 @@ def split(segments: Iterable[Segment], total: int, bounds: Sequence[float]) -> I
         while part < len(limits) and position + length(segment) > limits[part]:
             if position < limits[part]:
                 long = length(segment) > total / 20
-                cut = segment.text.find(" ", int(limits[part]) - position) if long else -1
-                if cut < 1:
+                cut = segment.text.find(" ", max(1, int(limits[part]) - position)) if long else -1
+                if cut < 0:
                     break
                 head = Segment(segment.text[:cut], ends=False)
                 yield part, head

@@ -127,13 +127,13 @@ def _prepare(
     try:
         corpus = prepare(texts, valid, test, options.text, work, report)
         Plan.make(options, corpus)
+        corpus.vocabulary.save(out / files.TOKENIZER)
+        names = [str(path.resolve()) for path in (*texts, *valid, *test)]
+        record = {"options": options.as_dict(), "texts": names, "eos": corpus.eos, "split": corpus.split}
+        write_atomically(work / "options.json", json.dumps(record, indent=2) + "\n")
     except BaseException:
         _withdraw(out, made)
         raise
-    corpus.vocabulary.save(out / files.TOKENIZER)
-    names = [str(path.resolve()) for path in (*texts, *valid, *test)]
-    record = {"options": options.as_dict(), "texts": names, "eos": corpus.eos, "split": corpus.split}
-    write_atomically(work / "options.json", json.dumps(record, indent=2) + "\n")
     return corpus
 
 
