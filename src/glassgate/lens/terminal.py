@@ -76,11 +76,12 @@ def draw(console: Console, words: Sequence[str], blocks: Sequence[Block]) -> Non
     coloured = console.is_terminal and console.color_system is not None
     for row, word in enumerate(words):
         line = Text(f"{word:<{margin}}")
+        gap = 0  # before the next block; none stands after the last, whose cells may be coloured spaces
         for block, width in zip(blocks, widths, strict=True):
+            line.append(" " * gap)
             for value in block.values[row]:
                 line.append_text(_cell(float(value), block.signed, coloured))
-            line.append(" " * (width - block.values.shape[1]))
-        line.rstrip()
+            gap = width - block.values.shape[1]
         console.print(line, soft_wrap=True)
 
 
