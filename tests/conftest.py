@@ -5,6 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no defect: how long an example takes is not what these tests are about.
+settings.register_profile("glassgate", deadline=None)
+settings.load_profile("glassgate")
 
 from program import Program
 
