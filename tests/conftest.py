@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from program import Program
+
 # A busy machine is no defect: how long an example takes is not what these tests are about.
 settings.register_profile("glassgate", deadline=None)
 settings.load_profile("glassgate")
-
-from program import Program
 
 
 @pytest.fixture(scope="session")
