@@ -5,8 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from program import Program
+
+# A busy machine is no defect: how long an example takes is not what these tests are about.
+settings.register_profile("glassgate", deadline=None)
+settings.load_profile("glassgate")
 
 
 @pytest.fixture(scope="session")
