@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from glassgate import GlassgateError
 from glassgate.equations import from_torch_layout, run_gru
 from glassgate.layers import GRU
 
@@ -111,33 +110,6 @@ def test_gradients_are_those_of_finite_differences(bias: bool) -> None:
     assert torch.autograd.gradcheck(run, [*inputs, *weights], fast_mode=True)
 
 
-@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}, {"batch_first": True}])
-def test_reset_after_is_torch_to_the_bit(options: dict[str, Any]) -> None:
-    torch.manual_seed(7)
-    theirs = nn.GRU(6, 5, **options)
-    torch.manual_seed(7)
-    ours = GRU(6, 5, **options)
-    assert ours.reset == "after"
-    assert isinstance(ours, nn.GRU)
-    assert repr(ours) == repr(theirs)
-    for (name, found), (known, expected) in zip(
-        ours.state_dict().items(), theirs.state_dict().items(), strict=True
-    ):
-        assert name == known
-        assert torch.equal(found, expected)
-    x = sequence(7, 4, 6).float()
-    for found, expected in zip(ours(x), theirs(x), strict=True):
-        assert torch.equal(found, expected)
-    packed = nn.utils.rnn.pack_padded_sequence(
-        x, [7, 5, 5, 2] if not options.get("batch_first") else [4] * 7, **_first(options)
-    )
-    assert torch.equal(ours(packed)[0].data, theirs(packed)[0].data)
-
-
-def _first(options: dict[str, Any]) -> dict[str, bool]:
-    return {"batch_first": options.get("batch_first", False)}
-
-
 def test_both_forms_are_drawn_alike_and_share_names() -> None:
     torch.manual_seed(8)
     before = GRU(6, 5, 2, reset="before").state_dict()
@@ -160,23 +132,3 @@ def test_dropout_acts_between_layers_in_training_alone() -> None:
     single = layer(reset="before")
     single.dropout = 0.9  # above the last layer there is none
     assert torch.equal(single(x)[0], layer(reset="before")(x)[0])
-
-
-def test_bad_input_is_one_clear_line() -> None:
-    with pytest.raises(GlassgateError, match=r"^reset: must be before or after, got 'never'$"):
-        GRU(6, 5, reset="never")  # type: ignore[arg-type]
-    gru = layer(reset="before", num_layers=2)
-    packed = nn.utils.rnn.pack_sequence([sequence(3, 6)])
-    with pytest.raises(GlassgateError, match=r"^GRU: reset='before' takes a tensor, got a PackedSequence$"):
-        gru(packed)
-    for shape in [(7, 4, 3), (6,), (2, 7, 4, 6), (0, 4, 6), (0, 6)]:
-        with pytest.raises(
-            GlassgateError, match=r"^GRU: input must have shape \[.*6\] with T at least 1, got"
-        ):
-            gru(sequence(*shape))
-    # One state for four rows would be broadcast, were it not refused.
-    for state in [(2, 1, 5), (1, 4, 5), (2, 4, 4), (2, 5)]:
-        with pytest.raises(GlassgateError, match=r"^GRU: hx must have shape \[2, 4, 5\], got \["):
-            gru(sequence(7, 4, 6), sequence(*state))
-    with pytest.raises(GlassgateError, match=r"^GRU: hx must have shape \[2, 5\], got \[2, 1, 5\]$"):
-        gru(sequence(7, 6), sequence(2, 1, 5))

@@ -353,7 +353,7 @@ def test_damaged_and_foreign_folders_are_one_clear_line(tmp_path: Path) -> None:
     config.write_text('{"architectures": ["Llama"]}')
     fails(f"{where}/config.json: is not the configuration of a glassgate next-word model")
     config.write_text(FOLDERS[0].to_json().replace('"layers": 1', '"layers": 99999999'))
-    fails(f"{where}/config.json: layers: must be at most 10,000, got 99,999,999")
+    fails(f"{where}/config.json: layers: must be a whole number from 1 to 10,000, got 99999999")
     config.unlink()
     fails(f"{where}: is no whole model folder: config.json is missing")
 

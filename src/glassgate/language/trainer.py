@@ -241,7 +241,7 @@ class Trainer:
         self._draw()
         discard(self.out)
         for name, value in figures.items():
-            self.console.print(f"{name} {value:,.2f}", highlight=False)
+            self.console.print(f"{name} {value:,.2f}", highlight=False, markup=False)
         return Outcome(True, figures)
 
     def _measure(self, tokens: TokenArray) -> float:
