@@ -1,12 +1,7 @@
 // Backward passes: the steps of a chunk in reverse, then what they give to d_x, the weights and the biases.
-//
-// The gradients on the pre-activations of a step are one row of `parts` blocks of H for each sequence:
-//     LSTM        [i f g o]    both the input side and the hidden side see all four
-//     GRU after   [r z m n]    the hidden side sees r z m, the input side r z n
-//     GRU before  [r z n]      n meets r * h where r and z meet h
 #pragma once
 
-#include "forward.hpp"
+#include "weights.hpp"
 
 namespace glassgate::kernels::GG_ISA {
 
@@ -14,10 +9,10 @@ template <class S> class BackwardPass {
   public:
     explicit BackwardPass(const Backward<S>& call)
         : c_(call), T(call.sizes.T), N(call.sizes.N), I(call.sizes.I), H(call.sizes.H), G(gate_count(call.cell)),
-          parts_(call.cell == Cell::gru_before ? 3 : 4), stride_(round_up(H, width<S>) + width<S>),
+          parts_(gradient_parts(call.cell)), stride_(round_up(H, width<S>) + width<S>),
           row_(round_up(parts_ * H, width<S>) + width<S>), plan_(plan_for(call.sizes, G, sizeof(S))),
           chunk_(chunk_steps(call.sizes, 512)), hidden_cut_(columns_of<S>(H, call.sizes.N < 4 ? 4 : 2)),
-          input_cut_(columns_of<S>(I, 2)), hidden_wide_(columns_of<S>(H, 2)) {}
+          input_cut_(columns_of<S>(I, 2)), gradients_(call, schedule_, chunk_, stride_, plan_.threads) {}
 
     void run() {
         Cutter count(nullptr);
@@ -30,7 +25,6 @@ template <class S> class BackwardPass {
 
   private:
     static constexpr Index W = width<S>;
-    static constexpr Index high = max_rows<2>;  // rows of a packed block of the transposed gradients
 
     void cut(Cutter& cutter) {
         schedule_.cut(cutter, N);
@@ -39,14 +33,10 @@ template <class S> class BackwardPass {
         pre_ = cutter.take<S>(2 * chunk_ * N * row_);
         reset_h_ = cutter.take<S>(c_.cell == Cell::gru_before ? chunk_ * N * stride_ : 0);
         carry_ = cutter.take<S>(N * stride_);
-        blocks_ = cutter.take<S>(ceil_div(parts_ * H, high) * high * chunk_ * N);
-        panel_ = cutter.take<S>(plan_.threads * 2 * W * chunk_ * N);
-        sums_[0] = cutter.take<S>(c_.d_w_ih == nullptr ? 0 : input_cut_.template packed<S>(G * H));
-        sums_[1] = cutter.take<S>(c_.d_w_hh == nullptr ? 0 : hidden_wide_.template packed<S>(G * H));
         tiles_ = cutter.take<S>(plan_.threads * tile_size<S>);
         active_ = cutter.take<const S*>(chunk_ * N);
-        rows_ = cutter.take<const S*>(plan_.threads * chunk_ * N);
         to_ = cutter.take<S*>(chunk_ * N);
+        gradients_.cut(cutter);
     }
 
     // Gradients on the pre-activations of row `row` in the s-th step. Two chunks alternate: the first step of one is
@@ -67,7 +57,7 @@ template <class S> class BackwardPass {
             s1 = s0;
         }
         if (T > 0) step(-1, mine, team, tile);
-        spread_weights(team);
+        gradients_.spread(team);
     }
 
     void pack(const Team& team) {
@@ -86,20 +76,12 @@ template <class S> class BackwardPass {
         }
     }
 
-    static void zero(S* to, Index count) { std::memset(to, 0, static_cast<std::size_t>(count) * sizeof(S)); }
-    static void zero_share(S* to, Index count, const Team& team) {
-        const Range part = share(count, team.rank, team.size);
-        if (to != nullptr) zero(to + part.begin, part.end - part.begin);
-    }
     static GG_INLINE Vec<S> load_or_zero(const S* from, Index at, Index count) {
         return from == nullptr ? Vec<S>{} : load(from + at, count);
     }
 
     void prepare(const Team& team) {
-        if (c_.d_w_ih != nullptr) zero_share(sums_[0], input_cut_.template packed<S>(G * H), team);
-        if (c_.d_w_hh != nullptr) zero_share(sums_[1], hidden_wide_.template packed<S>(G * H), team);
-        zero_share(c_.d_b_ih, G * H, team);
-        zero_share(c_.d_b_hh, G * H, team);
+        gradients_.clear(team);
         const bool lstm = c_.cell == Cell::lstm;
         const Range rows = share(N, team.rank, team.size);
         for (Index row = rows.begin; row < rows.end; ++row) {
@@ -263,7 +245,6 @@ template <class S> class BackwardPass {
 
     void chunk_gradients(Index s0, Index s1, const Team& team, S* tile) {
         Index count = 0;  // every thread counts; what it writes down is its own share
-        const S** rows = rows_ + team.rank * chunk_ * N;
         const Range all = share(s1 - s0, team.rank, team.size);
         for (Index s = s0; s < s1; ++s) {
             const Index t = schedule_.time(s), active = schedule_.active(t);
@@ -275,28 +256,9 @@ template <class S> class BackwardPass {
             count += active;
         }
         team.wait();
-        const bool weights = c_.d_w_ih != nullptr || c_.d_w_hh != nullptr;
-        if (weights) transpose(count, share(ceil_div(parts_ * H, high), team.rank, team.size));
         if (c_.d_x != nullptr) input_gradient(count, team, tile);
-        bias_gradient(count, share(ceil_div(parts_ * H, W), team.rank, team.size));
-        if (weights) {
-            team.wait();
-            weight_gradients(s0, s1, count, rows, team);
-        }
+        gradients_.add(s0, s1, active_, count, reset_h_, team);
         team.wait();
-    }
-
-    // blocks[b][k][high]: the gradients of `count` rows with the rows innermost-but-one, to be read as a transpose.
-    void transpose(Index count, Range blocks) {
-        for (Index b = blocks.begin; b < blocks.end; ++b) {
-            const Index first = b * high, valid = min(high, parts_ * H - first);
-            S* to = blocks_ + b * high * count;
-            if (valid == high)
-                for (Index k = 0; k < count; ++k) std::memcpy(to + k * high, active_[k] + first, high * sizeof(S));
-            else
-                for (Index k = 0; k < count; ++k, to += high)
-                    for (Index j = 0; j < valid; ++j) to[j] = active_[k][first + j];
-        }
     }
 
     void input_gradient(Index count, const Team& team, S* tile) {
@@ -323,138 +285,21 @@ template <class S> class BackwardPass {
         });
     }
 
-    // Part `part` of a row of gradients -> the gate whose weights it belongs to, on either side; -1: none.
-    int gate_of(Index part, bool input_side) const {
-        if (c_.cell != Cell::gru_after || part < 2) return static_cast<int>(part);
-        return input_side == (part == 3) ? 2 : -1;
-    }
-
-    void bias_gradient(Index count, Range vectors) {
-        if (c_.d_b_ih == nullptr && c_.d_b_hh == nullptr) return;
-        for (Index v = vectors.begin; v < vectors.end; ++v) {
-            const Index first = v * W, valid = min(W, parts_ * H - first);
-            Vec<S> sum{};
-            for (Index k = 0; k < count; ++k) sum += load(active_[k] + first, valid);
-            for (Index lane = 0; lane < valid; ++lane) {
-                const Index part = (first + lane) / H, unit = (first + lane) % H;
-                const int input = gate_of(part, true), hidden = gate_of(part, false);
-                if (c_.d_b_ih != nullptr && input >= 0) c_.d_b_ih[input * H + unit] += sum[lane];
-                if (c_.d_b_hh != nullptr && hidden >= 0) c_.d_b_hh[hidden * H + unit] += sum[lane];
-            }
-        }
-    }
-
-    // Which columns [from, to) of the gradients meet which rows, and where the product goes: sums_[side] from row `from -
-    // shift` on. Rows: 0: x, 1: the hidden states before, 2: r * h.
-    struct Segment {
-        int side, rows;
-        Index from, to, shift;
-    };
-    int segments(Segment* list) const {
-        int count = 0;
-        if (c_.d_w_ih != nullptr) {
-            if (c_.cell == Cell::gru_after) {
-                list[count++] = {0, 0, 0, 2 * H, 0};
-                list[count++] = {0, 0, 3 * H, 4 * H, H};
-            } else {
-                list[count++] = {0, 0, 0, parts_ * H, 0};
-            }
-        }
-        if (c_.d_w_hh != nullptr) {
-            if (c_.cell == Cell::gru_before) {
-                list[count++] = {1, 1, 0, 2 * H, 0};
-                list[count++] = {1, 2, 2 * H, 3 * H, 0};
-            } else {
-                list[count++] = {1, 1, 0, G * H, 0};
-            }
-        }
-        return count;
-    }
-    const Columns& cut_of(int side) const { return side == 0 ? input_cut_ : hidden_wide_; }
-
-    void weight_gradients(Index s0, Index s1, Index count, const S** rows, const Team& team) {
-        Segment list[4];
-        const int number = segments(list);
-        Index total = 0;
-        for (int i = 0; i < number; ++i) total += cut_of(list[i].side).panels() * slices(list[i]);
-        const Range mine = share(total, team.rank, team.size);
-        S* panel = panel_ + team.rank * 2 * W * chunk_ * N;
-        int gathered = -1;
-        for (int i = 0, base = 0; i < number; ++i) {
-            const Segment& one = list[i];
-            const Columns& cut = cut_of(one.side);
-            const Index jobs = cut.panels() * slices(one);
-            Index packed = -1;
-            for (Index job = max(mine.begin - base, 0); job < min(mine.end - base, jobs); ++job) {
-                const Index p = job / slices(one), from = one.from + job % slices(one) * slice_;
-                if (gathered != one.rows) gather(s0, s1, rows, gathered = one.rows);
-                if (packed != p) {
-                    pack_column_panel(rows, count, cut, packed = p, panel);
-                    if (c_.round_bf16) round_all(panel, round_up(cut.count(p), W) * count);
-                }
-                weight_tiles(one, from, min(from + slice_, one.to), count, cut, p, panel);
-            }
-            base += static_cast<int>(jobs);
-        }
-    }
-    static Index slices(const Segment& one) { return ceil_div(one.to - one.from, slice_); }
-
-    void gather(Index s0, Index s1, const S** rows, int kind) const {
-        for (Index s = s0; s < s1; ++s) {
-            const Index t = schedule_.time(s), active = schedule_.active(t);
-            for (Index row = 0; row < active; ++row)
-                *rows++ = kind == 0   ? c_.x + (t * N + schedule_.sequence(row)) * I
-                          : kind == 1 ? schedule_.previous(row, t, c_.hidden, c_.h0, H)
-                                      : reset_h_ + (s % chunk_ * N + row) * stride_;
-        }
-    }
-
-    void weight_tiles(const Segment& one, Index from, Index to, Index count, const Columns& cut, Index p, const S* panel) {
-        const int vectors = cut.vectors<S>(p);
-        S* sums = sums_[one.side] + cut.offset(p, G * H);
-        for (Index m = from; m < to; m += tile_rows) {
-            const Index rows = min(tile_rows, to - m);
-            const S* a[tile_rows];
-            for (Index r = 0; r < rows; ++r) a[r] = blocks_ + (m + r) / high * high * count + (m + r) % high;
-            product<S, static_cast<int>(high)>(vectors, rows, count, a, panel, sums + (m - one.shift) * vectors * W);
-        }
-    }
-
-    // The sums, which lie panel by panel, to their rows.
-    void spread_weights(const Team& team) const {
-        for (int side = 0; side < 2; ++side) {
-            S* to = side == 0 ? c_.d_w_ih : c_.d_w_hh;
-            if (to == nullptr) continue;
-            const Columns& cut = cut_of(side);
-            const Range rows = share(G * H, team.rank, team.size);
-            for (Index m = rows.begin; m < rows.end; ++m)
-                for (Index p = 0; p < cut.panels(); ++p) {
-                    const int vectors = cut.template vectors<S>(p);
-                    const S* from = sums_[side] + cut.offset(p, G * H) + m * vectors * W;
-                    for (int v = 0; v < vectors; ++v)
-                        store(to + m * cut.columns + cut.first(p) + v * W, load(from + v * W),
-                              min(W, cut.count(p) - v * W));
-                }
-        }
-    }
-
     const Backward<S>& c_;
     const Index T, N, I, H;
     const int G;
     const Index parts_, stride_, row_;
     const Plan plan_;
     const Index chunk_;
-    const Columns hidden_cut_, input_cut_, hidden_wide_;  // d_h, the input side, the hidden side's weights
-    static constexpr Index slice_ = 4 * tile_rows;
+    const Columns hidden_cut_, input_cut_;  // of d_h and d_x
     Schedule schedule_;
+    WeightGradients<S> gradients_;
     S *w_hh_ = nullptr, *w_ih_ = nullptr;  // U and W, packed by columns
     S* pre_ = nullptr;
     S* reset_h_ = nullptr;
     S* carry_ = nullptr;  // LSTM: d_c that flows back, GRU: what of d_h does not pass through U
-    S *blocks_ = nullptr, *panel_ = nullptr, *tiles_ = nullptr;
-    S* sums_[2] = {};  // d_w_ih and d_w_hh, cut into the panels of their columns
+    S* tiles_ = nullptr;
     const S** active_ = nullptr;  // the gradients of the chunk's active rows, and where their d_x goes
-    const S** rows_ = nullptr;
     S** to_ = nullptr;
 };
 

@@ -178,7 +178,6 @@ template <class S> class ForwardPass {
         }
     }
 
-    static void zero(S* to, Index count) { std::memset(to, 0, static_cast<std::size_t>(count) * sizeof(S)); }
     GG_INLINE Vec<S> operand(Vec<S> x) const { return c_.round_bf16 ? round_bf16(x) : x; }
 
     // Pre-activations of steps s0 to s1: bias + W x, for this thread's rows or panels.

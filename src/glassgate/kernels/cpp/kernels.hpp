@@ -26,7 +26,7 @@ namespace glassgate::kernels {
 
 enum class Cell : int { lstm = 0, gru_after = 1, gru_before = 2 };
 
-inline int gate_count(Cell cell) { return cell == Cell::lstm ? 4 : 3; }
+__attribute__((always_inline)) inline int gate_count(Cell cell) { return cell == Cell::lstm ? 4 : 3; }
 
 struct Sizes {
     std::int64_t T, N, I, H;

@@ -26,6 +26,14 @@ class Cutter {
     std::size_t used_ = 0;
 };
 
+template <class S> inline void zero(S* to, Index count) {
+    std::memset(to, 0, static_cast<std::size_t>(count) * sizeof(S));
+}
+template <class S> inline void zero_share(S* to, Index count, const Team& team) {
+    const Range part = share(count, team.rank, team.size);
+    zero(to + part.begin, part.end - part.begin);
+}
+
 class Schedule {
   public:
     void cut(Cutter& cutter, Index N) {
