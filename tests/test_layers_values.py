@@ -134,7 +134,7 @@ def test_unbatched(name: str) -> None:
         assert_near(d_got, d_want)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     name=st.sampled_from(CLASSES),
     sizes=st.tuples(st.integers(1, 9), st.integers(1, 19)),
@@ -286,7 +286,7 @@ def test_forget_bias_is_the_sum_of_both() -> None:
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "GRU before"])
 def test_bf16_is_float32_on_rounded_operands(name: str) -> None:
-    """One step from zeros: no state is rounded on the way, and rounded operands in float64 are exact."""
+    """One step from zeros: no state is rounded on the way; rounded operands in float64 are exact."""
     kind, _, reset = name.partition(" ")
     options = {"reset": reset} if reset else {}
     layer = getattr(glassgate, kind)(30, 40, precision="bf16", **options)

@@ -25,7 +25,7 @@ def say_once(message: str) -> None:
     """Warn, unless this has been said before."""
     if message not in _said and not torch.compiler.is_compiling():
         _said.add(message)
-        warnings.warn(message, stacklevel=4)
+        warnings.warn(message, stacklevel=5)
 
 
 def choose_scan(x: Tensor, kernel: bool) -> Callable[..., reference.Scan]:
