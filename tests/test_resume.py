@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -109,8 +110,10 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(
         assert ended.code == -signal.SIGKILL
         kills += 1
     assert kills > 1
+    goes_on = saved(out) > 0
     ended = program.run("train", "--resume", "--out", out)
     assert ended.code == 0, ended.err
+    assert ("going on at step " in ended.err) == goes_on  # to begin anew would give the same bits
     same(out, expected)
 
 
@@ -290,6 +293,21 @@ def test_rows_that_were_lost_are_no_obstacle(
     expected = whole["lstm"][0]
     assert (folder / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
     assert rows(folder) == rows(expected)[-len(rows(folder)) :]
+
+
+def test_what_a_kill_left_half_written_goes_when_the_training_ends(
+    program: Program, interrupted: tuple[Path, Ended], tmp_path: Path, whole: dict[str, Any]
+) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(interrupted[0], folder)
+    for name in ("model.safetensors", "README.md", "loss.png", "config.json", "tokenizer.json"):
+        (folder / f".{name}.0123456789abcdef.tmp").write_bytes(b"half")
+    (folder / ".notes.tmp").write_text("mine")
+    ended = program.run("train", "--resume", "--out", folder)
+    assert ended.code == 0, ended.err
+    assert (folder / ".notes.tmp").read_text() == "mine"
+    (folder / ".notes.tmp").unlink()
+    same(folder, whole["lstm"][0])
 
 
 def test_a_finished_training_stays_as_it_is(program: Program, whole: dict[str, tuple[Path, float]]) -> None:
