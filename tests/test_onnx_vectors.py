@@ -1,4 +1,4 @@
-"""Outside vectors: the LSTM and GRU cases that the onnx package ships, run through the equations.
+"""Outside vectors: the LSTM and GRU cases that the onnx package ships, through the equations and the kernels.
 
 The shipped cases give all gates of a cell the same weights (but for one GRU case), so they cannot tell a
 wrong gate order. Random cells through onnx's own reference evaluator close that gap.
@@ -13,6 +13,7 @@ import pytest
 from onnx.backend.test.case.node import gru, lstm
 from onnx.reference import ReferenceEvaluator
 
+from glassgate import kernels
 from glassgate.equations import run_gru, run_lstm
 
 Arrays = dict[str, np.ndarray]
@@ -67,8 +68,33 @@ def to_notes(order: str, W: np.ndarray, R: np.ndarray, B: np.ndarray | None, aft
     return notes
 
 
-def run_node(node: onnx.NodeProto, inputs: Arrays) -> Arrays:
-    """Y, Y_h and Y_c of an ONNX node by the equations, in float64."""
+def by_equations(op: str, x: np.ndarray, W: Any, R: Any, B: Any, h: Any, c: Any, after: bool) -> Any:
+    """One direction by the equations: h of every step, and the last h and C."""
+    steps: Any
+    if op == "LSTM":
+        steps = run_lstm(x, h, c, **to_notes("iofg", W, R, B, after=False))
+        return steps.h, steps.h[-1], steps.C[-1]
+    steps = run_gru(x, h, **to_notes("urg", W, R, B, after))
+    return steps.h, steps.h[-1], None
+
+
+def by_kernels(op: str, x: np.ndarray, W: Any, R: Any, B: Any, h: Any, c: Any, after: bool) -> Any:
+    """One direction by the kernels, whose gates lie in another order: i f g o and r z n."""
+    order = [0, 2, 3, 1] if op == "LSTM" else [1, 0, 2]
+
+    def in_order(stacked: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.split(stacked, len(order))[k] for k in order])
+
+    weights = [in_order(part) for part in (W, R, *([] if B is None else np.split(B, 2)))]
+    if op == "LSTM":
+        run = kernels.lstm_forward(x, *weights, h0=h, c0=c)
+        return run.hidden, run.h_n, run.c_n
+    gru = kernels.gru_forward(x, *weights, h0=h, reset="after" if after else "before")
+    return gru.hidden, gru.h_n, None
+
+
+def run_node(node: onnx.NodeProto, inputs: Arrays, one_direction: Any) -> Arrays:
+    """Y, Y_h and Y_c of an ONNX node, in the dtype of its inputs."""
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     direction = attributes.pop("direction", b"forward").decode()
     batch_first = attributes.pop("layout", 0)
@@ -77,31 +103,25 @@ def run_node(node: onnx.NodeProto, inputs: Arrays) -> Arrays:
     known = {"X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c"}
     assert set(inputs) <= known, f"no place in the equations: {sorted(set(inputs) - known)}"
 
-    wide = {name: a.astype(np.float64) for name, a in inputs.items()}
-    x = wide["X"].swapaxes(0, 1) if batch_first else wide["X"]
+    x = inputs["X"].swapaxes(0, 1) if batch_first else inputs["X"]
     T, batch, _ = x.shape
-    assert np.all(wide.get("sequence_lens", T) == T)
-    directions, _, n = wide["R"].shape
+    assert np.all(inputs.get("sequence_lens", T) == T)
+    directions, _, n = inputs["R"].shape
     states = []
     for name in ("initial_h", "initial_c"):
-        state = wide.get(name, np.zeros((batch, directions, n) if batch_first else (directions, batch, n)))
+        shape = (batch, directions, n) if batch_first else (directions, batch, n)
+        state = inputs.get(name, np.zeros(shape, x.dtype))
         states.append(state.swapaxes(0, 1) if batch_first else state)
 
     outputs: dict[str, list[np.ndarray]] = {"Y": [], "Y_h": [], "Y_c": []}
     for d in range(directions):
-        backward = direction == "reverse" or d == 1
-        x_d = x[::-1] if backward else x
-        B = wide["B"][d] if "B" in wide else None
-        steps: Any
-        if node.op_type == "LSTM":
-            notes = to_notes("iofg", wide["W"][d], wide["R"][d], B, after=False)
-            steps = run_lstm(x_d, states[0][d], states[1][d], **notes)
-            outputs["Y_c"].append(steps.C[-1])
-        else:
-            notes = to_notes("urg", wide["W"][d], wide["R"][d], B, after)
-            steps = run_gru(x_d, states[0][d], **notes)
-        outputs["Y"].append(steps.h[::-1] if backward else steps.h)
-        outputs["Y_h"].append(steps.h[-1])
+        turn = slice(None, None, -1 if direction == "reverse" or d == 1 else 1)
+        B = inputs["B"][d] if "B" in inputs else None
+        arguments = (inputs["W"][d], inputs["R"][d], B, states[0][d], states[1][d], after)
+        h, *last_states = one_direction(node.op_type, x[turn], *arguments)
+        for name, value in zip(outputs, (h[turn], *last_states), strict=True):
+            if value is not None:
+                outputs[name].append(value)
 
     Y, *last = (
         np.stack(outputs[name], axis) for name, axis in (("Y", 1), ("Y_h", 0), ("Y_c", 0)) if outputs[name]
@@ -126,11 +146,20 @@ def bound(inputs: Arrays, dtype: Any) -> float:
     return float(T * (W.shape[-1] + R.shape[-1] + 8) * np.finfo(dtype).eps * magnitude)
 
 
-def assert_same(node: onnx.NodeProto, inputs: Arrays, expected: Arrays, dtype: Any) -> None:
-    ours = run_node(node, inputs)
+def assert_same(
+    node: onnx.NodeProto, inputs: Arrays, expected: Arrays, dtype: Any, one_direction: Any
+) -> None:
+    """The equations compute in float64, the kernels in `dtype` as ONNX does: then both sides err."""
+    sides = 2 if one_direction is by_kernels else 1
+    floats = dtype if one_direction is by_kernels else np.float64
+    cast = {name: a if name == "sequence_lens" else a.astype(floats) for name, a in inputs.items()}
+    ours = run_node(node, cast, one_direction)
     assert expected
     for name, values in expected.items():
-        np.testing.assert_allclose(ours[name], values, rtol=0, atol=bound(inputs, dtype), err_msg=name)
+        assert ours[name].dtype == floats
+        np.testing.assert_allclose(
+            ours[name], values, rtol=0, atol=sides * bound(inputs, dtype), err_msg=name
+        )
 
 
 def test_the_package_ships_the_cases_that_we_know():
@@ -147,14 +176,16 @@ def test_the_package_ships_the_cases_that_we_know():
         for name in CASES
     ],
 )
-def test_a_shipped_case(name):
-    assert_same(*CASES[name], np.float32)
+@pytest.mark.parametrize("one_direction", [by_equations, by_kernels])
+def test_a_shipped_case(name, one_direction):
+    assert_same(*CASES[name], np.float32, one_direction)
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 @pytest.mark.parametrize("cell", ["LSTM", "GRU before", "GRU after"])
-def test_a_random_case_through_the_reference_evaluator(cell, direction, batch_first):
+@pytest.mark.parametrize("one_direction", [by_equations, by_kernels])
+def test_a_random_case_through_the_reference_evaluator(cell, direction, batch_first, one_direction):
     T, batch, m, n, D = 5, 3, 4, 6, 2 if direction == "bidirectional" else 1
     op, gates = cell.split()[0], 4 if cell == "LSTM" else 3
     rng = np.random.default_rng(0)
@@ -181,4 +212,4 @@ def test_a_random_case_through_the_reference_evaluator(cell, direction, batch_fi
         [onnx.helper.make_tensor_value_info(k, onnx.TensorProto.DOUBLE, None) for k in outputs],
     )
     expected = dict(zip(outputs, ReferenceEvaluator(graph, opsets={"": 22}).run(None, inputs), strict=True))
-    assert_same(node, inputs, expected, np.float64)
+    assert_same(node, inputs, expected, np.float64, one_direction)
