@@ -157,7 +157,7 @@ def test_a_record_on_a_device_or_dtype_without_a_kernel() -> None:
 
 @pytest.fixture(autouse=True)
 def _nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("glassgate.layers.recurrent._said", set())
+    monkeypatch.setattr("glassgate.layers.scanning._said", set())
 
 
 def test_messages() -> None:

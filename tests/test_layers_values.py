@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 import glassgate
 from glassgate import equations
 from glassgate.errors import GlassgateError
-from glassgate.layers import recurrent
+from glassgate.layers import scanning
 
 CLASSES = ["LSTM", "GRU"]
 OPTIONS: list[dict[str, Any]] = [
@@ -30,7 +30,7 @@ OPTIONS: list[dict[str, Any]] = [
 
 @pytest.fixture(autouse=True)
 def _nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recurrent, "_said", set())
+    monkeypatch.setattr(scanning, "_said", set())
 
 
 def pair(

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from glassgate.errors import GlassgateError
 from glassgate.layers import operators, reference
-from glassgate.layers.recurrent import Recorded, choose_scan, has_gradient, say_once
+from glassgate.layers.scanning import Scanning, say_once
 
 __all__ = ["GRUCell", "LSTMCell"]
 
 
-class _Cell(Recorded, nn.RNNCellBase):
+class _Cell(Scanning, nn.RNNCellBase):
     """What both cells share; a cell has one trace, without a name of its own."""
 
     def _trace_names(self) -> tuple[str, ...]:
@@ -38,7 +38,7 @@ class _Cell(Recorded, nn.RNNCellBase):
             say_once(f"{type(self).__name__}: no kernel for {lacks}, {who}")
         return theirs
 
-    def _step(self, x: Tensor, **states: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _step(self, x: Tensor, **states: Tensor | None) -> list[Tensor]:
         where = type(self).__name__
         if x.dim() not in (1, 2) or x.shape[-1] != self.input_size:
             expected = f"[N, {self.input_size}] or [{self.input_size}]"
@@ -47,16 +47,10 @@ class _Cell(Recorded, nn.RNNCellBase):
         for name, state in states.items():
             if state is not None and state.shape != shape:
                 raise GlassgateError(f"{where}: {name} must be {list(shape)}, got {list(state.shape)}")
-        alone = x.dim() == 1
-        before = [t if t is None or not alone else t.unsqueeze(0) for t in (*states.values(), None)]
         steps = x.reshape(1, -1, self.input_size)
-        inputs = (steps, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, *before[:2])
-        scan = choose_scan(x, kernel=not self._lacks(x))
-        save = bool(self._recorders) or has_gradient(inputs)
-        y = scan(self._kind(), *inputs, None, None, False, False, save)
-        if self._recorders:
-            self._trace("", y, None)
-        return (y.h_n.squeeze(0), y.c_n.squeeze(0)) if alone else (y.h_n, y.c_n)
+        call = self._begin(not self._lacks(x), self._kind(), steps, list(states.values()), shape[:-1])
+        call.layer("", steps, (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh), False)
+        return call.finals()
 
 
 class LSTMCell(_Cell, nn.LSTMCell):
@@ -97,7 +91,8 @@ class LSTMCell(_Cell, nn.LSTMCell):
         if self._left_to_torch(input):
             return super().forward(input, hx)
         h, c = (None, None) if hx is None else hx
-        return self._step(input, h=h, c=c)
+        h, c = self._step(input, h=h, c=c)
+        return h, c
 
 
 class GRUCell(_Cell, nn.GRUCell):

@@ -6,8 +6,8 @@ states are results like any other: what the lens shows is what the backward pass
 depend on them. `gradients` and `batching` beside this file make the operators differentiable and vmap's.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,7 +16,18 @@ from glassgate.errors import GlassgateError
 from glassgate.kernels import _native
 from glassgate.layers.reference import GRU_BEFORE, LSTM, Scan, gate_count
 
-__all__ = ["KERNEL_DTYPES", "LIBRARY", "SCAN", "SCAN_BACKWARD", "Maybe", "scan"]
+__all__ = [
+    "KERNEL_DTYPES",
+    "LIBRARY",
+    "SCAN",
+    "SCAN_BACKWARD",
+    "Maybe",
+    "Sizes",
+    "Weights",
+    "address",
+    "call",
+    "scan",
+]
 
 KERNEL_DTYPES = (torch.float32, torch.float64)
 """What the kernels compute in, on the CPU."""
@@ -37,7 +48,12 @@ SCAN = torch.ops.glassgate.scan.default
 SCAN_BACKWARD = torch.ops.glassgate.scan_backward.default
 
 Maybe: TypeAlias = Tensor | None
+Weights: TypeAlias = tuple[Tensor, Tensor, Maybe, Maybe]
+"""w_ih, w_hh, b_ih, b_hh."""
 
+_SCAN = ("x", "w_ih", "w_hh", "b_ih", "b_hh", "h0", "c0", "lengths", "resets")
+_SAVED = ("hidden", "gates", "state")
+_GIVEN = ("d_hidden", "d_h_n", "d_c_n", "d_gates", "d_state")
 _WHOLE = {"lengths": torch.int64, "resets": torch.bool}  # all others have the input's dtype
 
 
@@ -76,8 +92,17 @@ def scan(
     return Scan(*SCAN(cell, x, w_ih, w_hh, b_ih, b_hh, h0, c0, lengths, resets, reverse, bf16, save))
 
 
-def _check(cell: int, **tensors: Maybe) -> tuple[int, int, int, int]:
-    """Return T, N, I, H if all shapes and dtypes fit: what the kernels are told lies there must lie there."""
+class Sizes(NamedTuple):
+    """How many steps, sequences, inputs and hidden units a call has."""
+
+    T: int
+    N: int
+    I: int
+    H: int
+
+
+def _check(cell: int, tensors: dict[str, Maybe]) -> Sizes:
+    """Return the sizes if all shapes and dtypes fit: what the kernels are told lies there must lie there."""
     x, w_hh = tensors["x"], tensors["w_hh"]
     assert x is not None
     assert w_hh is not None
@@ -115,125 +140,41 @@ def _check(cell: int, **tensors: Maybe) -> tuple[int, int, int, int]:
             raise GlassgateError(f"scan: {name} must be of {dtype}, got {tensor.dtype}")
         if tensor.device != x.device:
             raise GlassgateError(f"scan: {name} must be on {x.device} like the input, got {tensor.device}")
-    return T, N, I, H
+    return Sizes(T, N, I, H)
 
 
-def _empty_scan(cell: int, x: Tensor, sizes: tuple[int, int, int, int], save: bool) -> Scan:
+def _empty_scan(cell: int, x: Tensor, sizes: Sizes, save: bool) -> Scan:
     T, N, _, H = sizes
-    nothing = (0,)
     return Scan(
-        x.new_empty((T, N, H)),
-        x.new_empty((N, H)),
-        x.new_empty((N, H) if cell == LSTM else nothing),
-        x.new_empty((T, N, gate_count(cell), H) if save else nothing),
-        x.new_empty((T, N, H) if save and cell != GRU_BEFORE else nothing),
+        x.new_empty(T, N, H),
+        x.new_empty(N, H),
+        x.new_empty(N, H) if cell == LSTM else x.new_empty(0),
+        x.new_empty(T, N, gate_count(cell), H) if save else x.new_empty(0),
+        x.new_empty(T, N, H) if save and cell != GRU_BEFORE else x.new_empty(0),
     )
 
 
-def _dense(tensors: tuple[Maybe, ...]) -> tuple[Maybe, ...]:
-    return tuple(t if t is None or t.is_contiguous() else t.contiguous() for t in tensors)
+def _empty_gradients(x: Tensor, sizes: Sizes, rows: int, wanted: list[bool]) -> tuple[Tensor, ...]:
+    T, N, I, H = sizes
+    shapes = (T, N, I), (rows, I), (rows, H), (rows,), (rows,), (N, H), (N, H)
+    return tuple(x.new_empty(shape if want else 0) for shape, want in zip(shapes, wanted, strict=True))
 
 
-def _at(tensor: Maybe) -> int | None:
+def address(tensor: Maybe) -> int | None:
+    """Return where a tensor lies, as the kernels take it."""
     return None if tensor is None else tensor.data_ptr()
 
 
-def _scan_cpu(
-    cell: int,
-    x: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Maybe,
-    b_hh: Maybe,
-    h0: Maybe,
-    c0: Maybe,
-    lengths: Maybe,
-    resets: Maybe,
-    reverse: bool,
-    bf16: bool,
-    save: bool,
-) -> tuple[Tensor, ...]:
-    sizes = _check(
-        cell, x=x, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh, h0=h0, c0=c0, lengths=lengths, resets=resets
-    )
-    out = _empty_scan(cell, x, sizes, save)
-    # The name keeps the copies alive until the kernel is done with their addresses.
-    dense = _dense((x, w_ih, w_hh, b_ih, b_hh, h0, c0, lengths, resets))
-    at = [_at(tensor) for tensor in dense]
-    _call(
-        _native.forward,
-        cell,
-        _twice(x),
-        *sizes,
-        *at[:5],
-        None,
-        *at[5:],
-        reverse,
-        bf16,
-        _at(out.hidden),
-        _at(out.state) if save else None,
-        _at(out.gates) if save else None,
-        _at(out.h_n),
-        _at(out.c_n),
-    )
-    return tuple(out)
-
-
-def _scan_backward_cpu(
-    cell: int,
-    x: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Maybe,
-    b_hh: Maybe,
-    h0: Maybe,
-    c0: Maybe,
-    lengths: Maybe,
-    resets: Maybe,
-    reverse: bool,
-    bf16: bool,
-    hidden: Tensor,
-    gates: Tensor,
-    state: Tensor,
-    d_hidden: Maybe,
-    d_h_n: Maybe,
-    d_c_n: Maybe,
-    d_gates: Maybe,
-    d_state: Maybe,
-    wanted: list[bool],
-) -> tuple[Tensor, ...]:
-    sizes = _check(
-        cell,
-        x=x,
-        w_ih=w_ih,
-        w_hh=w_hh,
-        h0=h0,
-        c0=c0,
-        lengths=lengths,
-        resets=resets,
-        hidden=hidden,
-        gates=gates,
-        state=state,
-        d_hidden=d_hidden,
-        d_h_n=d_h_n,
-        d_c_n=d_c_n,
-        d_gates=d_gates,
-        d_state=d_state,
-    )
-    out = _empty_gradients(x, sizes, w_hh.shape[0], wanted)
-    given = (x, w_ih, w_hh, h0, c0, lengths, resets, hidden, state, gates)
-    dense = _dense((*given, d_hidden, d_state, d_gates, d_h_n, d_c_n))
-    at = [_at(tensor) for tensor in dense]
-    to = [_at(tensor) if want else None for tensor, want in zip(out, wanted, strict=True)]
-    _call(_native.backward, cell, _twice(x), *sizes, *at[:7], reverse, bf16, *at[7:], *to)
-    return out
-
-
-def _call(kernel: Callable[..., None], *arguments: Any) -> None:
+def call(kernel: Callable[..., None], *arguments: Any) -> None:
+    """Call a kernel; what it refuses is the user's input."""
     try:
         kernel(*arguments)
     except ValueError as error:
         raise GlassgateError(f"scan: {error}") from None
+
+
+def _dense(tensors: Sequence[Maybe]) -> list[Maybe]:
+    return [t if t is None or t.is_contiguous() else t.contiguous() for t in tensors]
 
 
 def _twice(x: Tensor) -> bool:
@@ -242,25 +183,52 @@ def _twice(x: Tensor) -> bool:
     return x.dtype == torch.float64
 
 
-def _empty_gradients(
-    x: Tensor, sizes: tuple[int, int, int, int], rows: int, wanted: list[bool]
-) -> tuple[Tensor, ...]:
-    T, N, I, H = sizes
-    shapes = (T, N, I), (rows, I), (rows, H), (rows,), (rows,), (N, H), (N, H)
-    return tuple(x.new_empty(shape if want else 0) for shape, want in zip(shapes, wanted, strict=True))
+# The operators' arguments come as the schemas list them; what runs on the CPU and what stands for it while
+# shapes are traced read them alike.
 
 
-def _scan_fake(*arguments: Any) -> tuple[Tensor, ...]:
-    cell, x, w_ih, w_hh, b_ih, b_hh, h0, c0, lengths, resets, _, _, save = arguments
-    sizes = _check(
-        cell, x=x, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh, h0=h0, c0=c0, lengths=lengths, resets=resets
-    )
-    return tuple(_empty_scan(cell, x, sizes, save))
+def _scan_cpu(cell: int, *arguments: Any) -> tuple[Tensor, ...]:
+    x, (reverse, bf16, save) = arguments[0], arguments[9:]
+    sizes = _check(cell, dict(zip(_SCAN, arguments[:9], strict=True)))
+    out = _empty_scan(cell, x, sizes, save)
+    dense = _dense(arguments[:9])  # the name keeps the copies alive until the kernel is done
+    at = [address(tensor) for tensor in dense]
+    to = [address(t) if t.dim() > 1 else None for t in (out.hidden, out.state, out.gates, out.h_n, out.c_n)]
+    call(_native.forward, cell, _twice(x), *sizes, *at[:5], None, *at[5:], reverse, bf16, *to)
+    return tuple(out)
 
 
-def _scan_backward_fake(*arguments: Any) -> tuple[Tensor, ...]:
-    x, w_hh, wanted = arguments[1], arguments[3], arguments[-1]
-    return _empty_gradients(x, (*x.shape, w_hh.shape[1]), w_hh.shape[0], wanted)
+def _scan_fake(cell: int, *arguments: Any) -> tuple[Tensor, ...]:
+    sizes = _check(cell, dict(zip(_SCAN, arguments[:9], strict=True)))
+    return tuple(_empty_scan(cell, arguments[0], sizes, save=arguments[-1]))
+
+
+def _backward_checked(
+    cell: int, arguments: tuple[Any, ...]
+) -> tuple[dict[str, Maybe], Sizes, tuple[Tensor, ...]]:
+    """Return the tensors by name, the sizes, and the gradients to be written."""
+    names = (*_SCAN, "reverse", "bf16", *_SAVED, *_GIVEN)
+    tensors = dict(zip(names, arguments[:-1], strict=True))
+    del tensors["reverse"], tensors["bf16"]
+    sizes = _check(cell, tensors)
+    return tensors, sizes, _empty_gradients(arguments[0], sizes, len(arguments[2]), arguments[-1])
+
+
+def _scan_backward_cpu(cell: int, *arguments: Any) -> tuple[Tensor, ...]:
+    t, sizes, out = _backward_checked(cell, arguments)
+    reverse, bf16, wanted = arguments[9], arguments[10], arguments[-1]
+    order = ("x", "w_ih", "w_hh", "h0", "c0", "lengths", "resets")
+    further = ("hidden", "state", "gates", "d_hidden", "d_state", "d_gates", "d_h_n", "d_c_n")
+    dense = _dense([t[name] for name in (*order, *further)])
+    at = [address(tensor) for tensor in dense]
+    to = [gradient.data_ptr() if want else None for gradient, want in zip(out, wanted, strict=True)]
+    twice = _twice(arguments[0])
+    call(_native.backward, cell, twice, *sizes, *at[:7], reverse, bf16, *at[7:], *to)
+    return out
+
+
+def _scan_backward_fake(cell: int, *arguments: Any) -> tuple[Tensor, ...]:
+    return _backward_checked(cell, arguments)[2]
 
 
 LIBRARY.impl("scan", _scan_cpu, "CPU")

@@ -11,7 +11,7 @@ from glassgate.errors import GlassgateError
 from glassgate.layers.cells import GRUCell, LSTMCell
 from glassgate.layers.gru import GRU
 from glassgate.layers.lstm import LSTM
-from glassgate.layers.recurrent import Recorded
+from glassgate.layers.scanning import Scanning
 from glassgate.trace import LayerTrace, Trace
 
 __all__ = ["adopt", "record"]
@@ -57,9 +57,9 @@ def record(model: nn.Module) -> Iterator[Trace]:
     ((5, 2, 3), True, True)
     """
     layers: dict[str, LayerTrace] = {}
-    recorders: list[tuple[Recorded, dict[str, LayerTrace]]] = []
+    recorders: list[tuple[Scanning, dict[str, LayerTrace]]] = []
     for path, module in model.named_modules():
-        if not isinstance(module, Recorded):
+        if not isinstance(module, Scanning):
             continue
         kind = "lstm" if isinstance(module, nn.LSTM | nn.LSTMCell) else "gru"
         own = {}

@@ -1,66 +1,23 @@
 """What LSTM and GRU share: layers, directions, batches of every kind, and the choice of who computes."""
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from glassgate.errors import GlassgateError
-from glassgate.layers import operators, reference
-from glassgate.trace import Chunk, LayerTrace
+from glassgate.layers import operators
+from glassgate.layers.scanning import Scanning, say_once
 
-__all__ = ["Lengths", "Precision", "Recorded", "Recurrent", "choose_scan", "has_gradient", "say_once"]
+__all__ = ["Lengths", "Precision", "Recurrent"]
 
 Precision: TypeAlias = Literal["fp32", "bf16"]
 Lengths: TypeAlias = Tensor | Sequence[int] | int
 
-_said: set[str] = set()
 
-
-def say_once(message: str) -> None:
-    """Warn, unless this has been said before."""
-    if message not in _said and not torch.compiler.is_compiling():
-        _said.add(message)
-        warnings.warn(message, stacklevel=5)
-
-
-def choose_scan(x: Tensor, kernel: bool) -> Callable[..., reference.Scan]:
-    """Return who computes: the kernels, or plain torch operations where there is no kernel.
-
-    Forward-mode differentiation has none: with dual numbers about, plain operations carry the tangents.
-    """
-    dual = forward_ad._current_level >= 0
-    return operators.scan if kernel and not dual else reference.scan
-
-
-class Recorded(nn.Module):
-    """A module whose gates `glassgate.record` can see."""
-
-    _recorders: tuple[dict[str, LayerTrace], ...] = ()
-
-    def _trace_names(self) -> tuple[str, ...]:
-        raise NotImplementedError
-
-    def _trace(self, name: str, scan: reference.Scan, lengths: Tensor | None) -> None:
-        active = None
-        if lengths is not None:
-            active = torch.arange(len(scan.hidden), device=lengths.device).unsqueeze(1) < lengths
-        chunk = Chunk(scan.hidden, scan.gates, scan.state, active)
-        for recorder in self._recorders:
-            recorder[name].add(chunk)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A copy made while recording is a model, not a recording.
-        state = dict(super().__getstate__())  # type: ignore[no-untyped-call]
-        state.pop("_recorders", None)
-        return state
-
-
-class Recurrent(Recorded, nn.RNNBase):
+class Recurrent(Scanning, nn.RNNBase):
     """The body of `LSTM` and `GRU`; a subclass says which cell, and which states run through time."""
 
     precision: Precision = "fp32"
@@ -148,11 +105,10 @@ class Recurrent(Recorded, nn.RNNBase):
             raise self._error(
                 f"the input must be of {self.weight_ih_l0.dtype} like the weights, got {x.dtype}"
             )
-        scan = choose_scan(x, kernel=not lacks)
         bf16 = dtype is not None or self.precision == "bf16"
         if bf16 and x.dtype != torch.float32:
             raise self._error(f'precision="bf16" takes torch.float32, got {x.dtype}')
-        x, last = self._stack(scan, x, states, lengths, resets, bf16)
+        x, last = self._stack(not lacks, x, states, lengths, resets, bf16)
         if dtype is not None:
             x, last = x.to(dtype), [s.to(dtype) for s in last]
         if unbatched:
@@ -164,7 +120,7 @@ class Recurrent(Recorded, nn.RNNBase):
 
     def _stack(
         self,
-        scan: Callable[..., reference.Scan],
+        kernel: bool,
         x: Tensor,
         states: list[Tensor | None],
         lengths: Tensor | None,
@@ -172,33 +128,28 @@ class Recurrent(Recorded, nn.RNNBase):
         bf16: bool,
     ) -> tuple[Tensor, list[Tensor]]:
         """Run all layers and directions: x [T, N, I] -> [T, N, D H] and the final states [L D, N, H]."""
-        cell, directions = self._cell(), 2 if self.bidirectional else 1
-        total = self.num_layers * directions
-        rows = [[None] * total if state is None else state.unbind(0) for state in (*states, None)[:2]]
-        finals: list[reference.Scan] = []
+        directions = 2 if self.bidirectional else 1
+        lead = (self.num_layers * directions, x.shape[1])
+        call = self._begin(kernel, self._cell(), x, states, lead, lengths, resets, bf16)
         for layer in range(self.num_layers):
             if layer and self.dropout:
                 x = nn.functional.dropout(x, self.dropout, self.training)
             outputs = []
             for direction in range(directions):
-                name, k = f"l{layer}" + "_reverse" * direction, layer * directions + direction
-                weights = [getattr(self, f"weight_{side}_{name}") for side in ("ih", "hh")]
+                name = f"l{layer}_reverse" if direction else f"l{layer}"
+                w_ih, w_hh = self._weight("weight_ih_" + name), self._weight("weight_hh_" + name)
                 if self.weight_drop and self.training:
-                    weights[1] = nn.functional.dropout(weights[1], self.weight_drop)
-                weights += [
-                    getattr(self, f"bias_{side}_{name}") if self.bias else None for side in ("ih", "hh")
-                ]
-                further = {"w_hr": getattr(self, f"weight_hr_{name}")} if self.proj_size else {}
-                inputs = (x, *weights, rows[0][k], rows[1][k])
-                save = bool(self._recorders) or has_gradient(inputs)
-                y = scan(cell, *inputs, lengths, resets, bool(direction), bf16, save, **further)
-                if self._recorders:
-                    self._trace(name, y, lengths)
-                outputs.append(y.hidden)
-                finals.append(y)
+                    w_hh = nn.functional.dropout(w_hh, self.weight_drop)
+                b_ih = self._weight("bias_ih_" + name) if self.bias else None
+                b_hh = self._weight("bias_hh_" + name) if self.bias else None
+                further = {"w_hr": self._weight("weight_hr_" + name)} if self.proj_size else {}
+                outputs.append(call.layer(name, x, (w_ih, w_hh, b_ih, b_hh), direction == 1, **further))
             x = outputs[0] if directions == 1 else torch.cat(outputs, -1)
-        kinds = [[y.h_n for y in finals], [y.c_n for y in finals]][: len(states)]
-        return x, [kind[0].unsqueeze(0) if total == 1 else torch.stack(kind) for kind in kinds]
+        return x, call.finals()
+
+    def _weight(self, name: str) -> Any:
+        weight = self._parameters.get(name)  # where it is unless it is parametrised
+        return getattr(self, name) if weight is None else weight
 
     def _trace_names(self) -> tuple[str, ...]:
         ends = ("", "_reverse") if self.bidirectional else ("",)
@@ -256,11 +207,6 @@ class Recurrent(Recorded, nn.RNNBase):
 
     def _error(self, message: str) -> GlassgateError:
         return GlassgateError(f"{type(self).__name__}: {message}")
-
-
-def has_gradient(tensors: Sequence[Tensor | None]) -> bool:
-    """Tell whether autograd will want what the forward pass saves."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def _pack(x: Tensor, lengths: Tensor | None, like: PackedSequence) -> PackedSequence:

@@ -1,0 +1,203 @@
+"""What layers and cells share: who computes a call, what is kept packed, whose gates are recorded."""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from glassgate.kernels import _native
+from glassgate.layers import operators, packing, reference
+from glassgate.layers.operators import Maybe, Weights
+from glassgate.trace import Chunk, LayerTrace
+
+__all__ = ["MOST_ROWS", "Call", "Scanning", "say_once"]
+
+MOST_ROWS = 1024
+"""Steps x sequences of a call; with more rows than this packing costs a few percent, and nothing is kept."""
+
+_said: set[str] = set()
+
+
+def say_once(message: str) -> None:
+    """Warn, unless this has been said before."""
+    if message not in _said and not torch.compiler.is_compiling():
+        _said.add(message)
+        warnings.warn(message, stacklevel=5)
+
+
+class Scanning(nn.Module):
+    """A module that runs the recurrences over sequences; `glassgate.record` sees its gates."""
+
+    _recorders: tuple[dict[str, LayerTrace], ...] = ()
+
+    def _begin(
+        self,
+        kernel: bool,
+        cell: int,
+        x: Tensor,
+        states: list[Maybe],
+        lead: tuple[int, ...],
+        lengths: Maybe = None,
+        resets: Maybe = None,
+        bf16: bool = False,
+    ) -> "Call":
+        """Begin a call over x [T, N, I], whose layers then go through `Call.layer`.
+
+        Parameters
+        ----------
+        kernel
+            Whether there is a kernel for this device and dtype; else plain torch operations compute. They
+            do too in forward-mode differentiation: with dual numbers about, they carry the tangents.
+        cell, lengths, resets, bf16
+            As for `operators.scan`.
+        states : Tensor [*lead, H] each, or None
+            The state before the first step: h, and c for an LSTM.
+        lead
+            [L D, N] for L layers in D directions; without L D, or without N too, for a cell.
+        """
+        arguments = (self, cell, x, states, lead, lengths, resets, bf16)
+        if not kernel or forward_ad._current_level >= 0:
+            return _Plain(*arguments)
+        if not torch.compiler.is_compiling() and _may_pass_torch_by(x, states, lengths, resets):
+            return _Straight(*arguments)
+        return Call(*arguments)
+
+    def _trace_names(self) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    def _trace(self, name: str, hidden: Tensor, gates: Maybe, state: Maybe, lengths: Maybe) -> None:
+        active = None
+        if lengths is not None:
+            active = torch.arange(len(hidden), device=lengths.device).unsqueeze(1) < lengths
+        for recorder in self._recorders:
+            recorder[name].add(Chunk(hidden, gates, state, active))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy is a model: not a recording, and without what can be packed again.
+        state = dict(super().__getstate__())  # type: ignore[no-untyped-call]
+        state.pop("_recorders", None)
+        state.pop("_packs", None)
+        return state
+
+
+class Call:
+    """One call of a module, layer after layer, by torch's operators: autograd and all its like see them."""
+
+    def __init__(
+        self,
+        module: Scanning,
+        cell: int,
+        x: Tensor,
+        states: list[Maybe],
+        lead: tuple[int, ...],
+        lengths: Maybe,
+        resets: Maybe,
+        bf16: bool,
+    ) -> None:
+        self.module, self.cell, self.states, self.lead = module, cell, states, lead
+        self.lengths, self.resets, self.bf16 = lengths, resets, bf16
+        self.number = 0
+        self.done: list[reference.Scan] = []
+
+    def layer(self, name: str, x: Tensor, weights: Weights, reverse: bool, **projection: Any) -> Tensor:
+        """Run the next layer or direction over x [T, N, I] and return its hidden states [T, N, H]."""
+        h0, c0 = [state if state is None else self._row(state) for state in (*self.states, None)[:2]]
+        inputs = (x, *weights, h0, c0)
+        gradient = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+        if gradient and not torch.compiler.is_compiling():
+            self.module.__dict__.pop("_packs", None)  # the weights are about to change
+        options = (self.lengths, self.resets, reverse, self.bf16, gradient or bool(self.module._recorders))
+        y = self._scan(self.cell, *inputs, *options, **projection)
+        self.done.append(y)
+        self.number += 1
+        if self.module._recorders:
+            self.module._trace(name, y.hidden, y.gates, y.state, self.lengths)
+        return y.hidden
+
+    _scan = staticmethod(operators.scan)
+
+    def _row(self, state: Tensor) -> Tensor:
+        """Cut the part [N, H] of the next layer or direction out of a state."""
+        if len(self.lead) == 2:
+            return state[self.number]
+        return state if self.lead else state.unsqueeze(0)
+
+    def finals(self) -> list[Tensor]:
+        """Return the states [*lead, H] after the last step."""
+        kinds = [[y.h_n for y in self.done], [y.c_n for y in self.done]][: len(self.states)]
+        if len(self.lead) == 2:
+            return [torch.stack(kind) for kind in kinds]
+        return [kind[0] if self.lead else kind[0].squeeze(0) for kind in kinds]
+
+
+class _Plain(Call):
+    """A call by plain torch operations, slow, on any device and dtype."""
+
+    _scan = staticmethod(reference.scan)
+
+
+class _Straight(Call):
+    """A call without gradients, past torch's dispatcher to the kernels, with weights that are kept packed.
+
+    The bits are those of `Call`; what is saved is the time of some dozens of steps at small sizes.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        module, cell, x, states, lead = arguments[:5]
+        self.packs: packing.Packs = module.__dict__.setdefault("_packs", {})
+        self.kind = cell, x.dtype, self.bf16
+        self.before = [state if state is None else state.contiguous() for state in states]
+        self.marks = [t if t is None else t.contiguous() for t in (self.lengths, self.resets)]
+        self.after = [x.new_empty(*lead, module.hidden_size) for _ in states]
+
+    def layer(self, name: str, x: Tensor, weights: Weights, reverse: bool, **projection: Any) -> Tensor:
+        cell, dtype, bf16 = self.kind
+        (T, N, I), H = x.shape, self.after[0].shape[-1]
+        packed = packing.packed(self.packs, name, self.kind, weights, I, H)
+        if packed is None:
+            rows = [self._row(state) for state in self.after]
+            hidden = super().layer(name, x, weights, reverse)
+            for row, value in zip(rows, (self.done[-1].h_n, self.done[-1].c_n), strict=False):
+                row.copy_(value)
+            return hidden
+        x, save = x.contiguous(), bool(self.module._recorders)
+        hidden = x.new_empty(T, N, H)
+        gates = x.new_empty(T, N, reference.gate_count(cell), H) if save else None
+        state = x.new_empty(T, N, H) if save and cell != reference.GRU_BEFORE else None
+        skip = self.number * N * H * dtype.itemsize
+        self.number += 1
+        h0, c0, h_n, c_n = (
+            None if t is None else t.data_ptr() + skip
+            for tensors in (self.before, self.after)
+            for t in (*tensors, None)[:2]
+        )
+        at = operators.address
+        operators.call(
+            *(_native.forward, cell, dtype == torch.float64, T, N, I, H),
+            *(x.data_ptr(), None, None, None, None, packed, h0, c0, *map(at, self.marks), reverse, bf16),
+            *(hidden.data_ptr(), at(state), at(gates), h_n, c_n),
+        )
+        if save:
+            self.module._trace(name, hidden, gates, state, self.lengths)
+        return hidden
+
+    def finals(self) -> list[Tensor]:
+        return self.after
+
+
+def _may_pass_torch_by(x: Tensor, states: list[Maybe], *marks: Maybe) -> bool:
+    """Whether nobody but the kernel is to see a call: it is small; no gradient, mode, tracer is about."""
+    return not (
+        torch.is_grad_enabled()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._functorch.peek_interpreter_stack()
+        or torch._C._is_tracing()
+        or torch._C._autograd._profiler_enabled()
+        or x.shape[0] * x.shape[1] > MOST_ROWS
+        or not all(packing.plain(t) and t.dtype == x.dtype for t in (x, *states) if t is not None)
+        or not all(packing.plain(mark) for mark in marks if mark is not None)
+    )
