@@ -1,5 +1,6 @@
 // Chooses the instruction set once, when it is first needed.
 #include "table.hpp"
+#include "team.hpp"
 
 #include <cstdlib>
 #include <cstring>
@@ -62,8 +63,22 @@ template <> const Entries<double>& entries<double>() { return chosen().table->tw
 
 const char* isa() { return chosen().name; }
 
-template <class S> void forward(const Forward<S>& call) { entries<S>().forward(call); }
-template <class S> void backward(const Backward<S>& call) { entries<S>().backward(call); }
+template <class S> void forward(const Forward<S>& call) {
+    const Sizes& z = call.sizes;
+    const std::size_t states = static_cast<std::size_t>(z.T * z.N * z.H) * sizeof(S);
+    expect_writes(call.hidden, states);
+    expect_writes(call.state, states);
+    expect_writes(call.gates, states * static_cast<std::size_t>(gate_count(call.cell)));
+    entries<S>().forward(call);
+}
+template <class S> void backward(const Backward<S>& call) {
+    const Sizes& z = call.sizes;
+    const std::size_t unit = static_cast<std::size_t>(gate_count(call.cell) * z.H) * sizeof(S);
+    expect_writes(call.d_x, static_cast<std::size_t>(z.T * z.N * z.I) * sizeof(S));
+    expect_writes(call.d_w_ih, unit * static_cast<std::size_t>(z.I));
+    expect_writes(call.d_w_hh, unit * static_cast<std::size_t>(z.H));
+    entries<S>().backward(call);
+}
 template <class S> std::size_t packed_size(Cell cell, std::int64_t I, std::int64_t H) {
     return entries<S>().packed_size(cell, I, H);
 }
