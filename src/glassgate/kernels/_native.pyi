@@ -88,7 +88,15 @@ def backward(
 ) -> None: ...
 def activation(is_tanh: bool, twice: bool, source: Buffer, target: Buffer, count: int) -> None: ...
 def softmax_loss(
-    twice: bool, rows: int, entries: int, stride: int, x: Buffer, targets: Buffer, scale: float, loss: Buffer
+    twice: bool,
+    rows: int,
+    entries: int,
+    stride: int,
+    x: Buffer,
+    bias: Buffer,
+    targets: Buffer,
+    scale: float,
+    loss: Buffer,
 ) -> None: ...
 def adam_step(
     twice: bool,

@@ -50,7 +50,8 @@ def _softmax(
     """Return the losses of the rows under one softmax; write ``scale`` times their gradients, add d.h."""
     rows, entries = len(h), len(V)
     losses = h.new_empty(rows)
-    step = max(1, min(rows, layout.chunk // entries))
+    steps = -(-rows * entries // layout.chunk)  # of about equal size
+    step = max(1, -(-rows // max(steps, 1)))
     space = h.new_empty(step, entries)
     if layout.bf16:
         h, V = h.bfloat16(), V.bfloat16()
@@ -59,10 +60,6 @@ def _softmax(
         logits = space[: part.stop - part.start]
         if layout.bf16:
             logits.copy_(h[part] @ V.t())
-            if c is not None:
-                logits += c
-        elif c is not None:
-            torch.addmm(c, h[part], V.t(), out=logits)
         else:
             torch.mm(h[part], V.t(), out=logits)
         _native.softmax_loss(
@@ -71,6 +68,7 @@ def _softmax(
             entries,
             entries,
             logits.data_ptr(),
+            None if c is None else c.data_ptr(),
             targets.data_ptr() + start * targets.element_size(),
             scale,
             losses.data_ptr() + start * losses.element_size(),

@@ -249,11 +249,12 @@ void check_rows(const std::int64_t* which, Index rows, Index most) {
 }
 
 template <class S>
-void run_softmax_loss(Index rows, Index entries, Index stride, nb::handle x, nb::handle targets, double scale,
-                      nb::handle loss) {
+void run_softmax_loss(Index rows, Index entries, Index stride, nb::handle x, nb::handle bias, nb::handle targets,
+                      double scale, nb::handle loss) {
     Buffers b;
-    SoftmaxLoss<S> k{rows, entries, stride, nullptr, nullptr, static_cast<S>(scale), nullptr};
+    SoftmaxLoss<S> k{rows, entries, stride, nullptr, nullptr, nullptr, static_cast<S>(scale), nullptr};
     k.x = b.out<S>(x, rows == 0 ? 0 : (rows - 1) * stride + entries, "x", true);
+    k.bias = b.in<S>(bias, entries, "bias");
     k.targets = b.in<std::int64_t>(targets, rows, "targets", true);
     k.loss = b.out<S>(loss, rows, "loss", true);
     check_rows(k.targets, rows, entries);
@@ -388,12 +389,13 @@ NB_MODULE(_native, m) {
 
     m.def(
         "softmax_loss",
-        [](bool twice, Index rows, Index entries, Index stride, nb::handle x, nb::handle targets, double scale,
-           nb::handle loss) {
+        [](bool twice, Index rows, Index entries, Index stride, nb::handle x, nb::handle bias, nb::handle targets,
+           double scale, nb::handle loss) {
             auto run = twice ? run_softmax_loss<double> : run_softmax_loss<float>;
-            run(rows, entries, stride, x, targets, scale, loss);
+            run(rows, entries, stride, x, bias, targets, scale, loss);
         },
-        "twice"_a, "rows"_a, "entries"_a, "stride"_a, "x"_a, "targets"_a, "scale"_a, "loss"_a);
+        "twice"_a, "rows"_a, "entries"_a, "stride"_a, "x"_a, "bias"_a.none(), "targets"_a, "scale"_a,
+        "loss"_a);
 
     m.def(
         "adam_step",

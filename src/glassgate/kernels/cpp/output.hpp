@@ -10,12 +10,14 @@ namespace glassgate::kernels {
 
 // Softmax and cross-entropy of a block of logits, and the gradient in their place:
 //
-//     loss[r]      = log(sum_j exp(x[r][j])) - x[r][targets[r]]
-//     x[r][j]     <- scale * (exp(x[r][j]) / sum_j exp(x[r][j]) - [j = targets[r]])
+//     z[r][j]      = x[r][j] + bias[j]
+//     loss[r]      = log(sum_j exp(z[r][j])) - z[r][targets[r]]
+//     x[r][j]     <- scale * (exp(z[r][j]) / sum_j exp(z[r][j]) - [j = targets[r]])
 template <class S> struct SoftmaxLoss {
     std::int64_t rows, entries;
     std::int64_t stride;          // from one row of x to the next, at least `entries`
     S* x;                         // in: logits, out: gradient
+    const S* bias;                // [entries], null: zeros
     const std::int64_t* targets;  // [rows], each from 0 to entries - 1 (the caller answers for that)
     S scale;
     S* loss;                      // out [rows]

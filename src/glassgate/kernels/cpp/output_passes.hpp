@@ -55,14 +55,24 @@ template <class S> GG_INLINE S total(Vec<S> v) {
     return sum;
 }
 
-template <class S> S largest(const S* x, Index n) {
+// A row of logits, the bias added where it is read.
+template <class S> struct Logits {
+    const S *x, *bias;
+    GG_INLINE Vec<S> at(Index j) const { return bias == nullptr ? load(x + j) : load(x + j) + load(bias + j); }
+    GG_INLINE Vec<S> at(Index j, Index count) const {
+        return bias == nullptr ? load(x + j, count) : load(x + j, count) + load(bias + j, count);
+    }
+    GG_INLINE S one(Index j) const { return bias == nullptr ? x[j] : x[j] + bias[j]; }
+};
+
+template <class S> S largest(Logits<S> z, Index n) {
     constexpr Index w = width<S>;
-    S most = x[0];
+    S most = z.one(0);
     Index j = 0;
     if (n >= 4 * w) {
-        Vec<S> a = load(x), b = load(x + w), c = load(x + 2 * w), d = load(x + 3 * w);
+        Vec<S> a = z.at(0), b = z.at(w), c = z.at(2 * w), d = z.at(3 * w);
         for (j = 4 * w; j + 4 * w <= n; j += 4 * w) {
-            const Vec<S> e = load(x + j), f = load(x + j + w), g = load(x + j + 2 * w), h = load(x + j + 3 * w);
+            const Vec<S> e = z.at(j), f = z.at(j + w), g = z.at(j + 2 * w), h = z.at(j + 3 * w);
             a = a > e ? a : e;
             b = b > f ? b : f;
             c = c > g ? c : g;
@@ -73,12 +83,12 @@ template <class S> S largest(const S* x, Index n) {
         a = a > c ? a : c;
         for (Index i = 0; i < w; ++i) most = most > a[i] ? most : a[i];
     }
-    for (; j < n; ++j) most = most > x[j] ? most : x[j];
+    for (; j < n; ++j) most = most > z.one(j) ? most : z.one(j);
     return most;
 }
 
-// x <- exp(x - most); the sum of it.
-template <class S> S exponentials(S* x, Index n, S most) {
+// x <- exp(z - most); the sum of it.
+template <class S> S exponentials(Logits<S> z, S* x, Index n, S most) {
     constexpr Index w = width<S>;
     const Vec<S> shift = broadcast<S>(most);
     Vec<S> sum{};
@@ -87,7 +97,7 @@ template <class S> S exponentials(S* x, Index n, S most) {
         Vec<S> a{}, b{};
         const Index stop = smaller(n, j + chain * w);
         for (; j + 2 * w <= stop; j += 2 * w) {
-            const Vec<S> e = exponential<S>(load(x + j) - shift), f = exponential<S>(load(x + j + w) - shift);
+            const Vec<S> e = exponential<S>(z.at(j) - shift), f = exponential<S>(z.at(j + w) - shift);
             store(x + j, e);
             store(x + j + w, f);
             a += e;
@@ -97,7 +107,7 @@ template <class S> S exponentials(S* x, Index n, S most) {
     }
     for (; j < n; j += w) {
         const Index count = smaller(w, n - j);
-        Vec<S> e = exponential<S>(load(x + j, count) - shift);
+        Vec<S> e = exponential<S>(z.at(j, count) - shift);
         for (Index i = count; i < w; ++i) e[i] = 0;
         store(x + j, e, count);
         sum += e;
@@ -110,8 +120,9 @@ template <class S> void softmax_loss(const SoftmaxLoss<S>& call) {
         for (Index r = first; r < last; ++r) {
             S* x = call.x + r * call.stride;
             const Index target = call.targets[r], n = call.entries;
-            const S most = largest(x, n), chosen = x[target] - most;
-            const S sum = exponentials(x, n, most);
+            const Logits<S> z{x, call.bias};
+            const S most = largest(z, n), chosen = z.one(target) - most;
+            const S sum = exponentials(z, x, n, most);
             call.loss[r] = logarithm(sum) - chosen;
             const Vec<S> factor = broadcast<S>(call.scale / sum);
             Index j = 0;
