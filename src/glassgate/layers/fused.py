@@ -50,8 +50,8 @@ def _softmax(
     """Return the losses of the rows under one softmax; write ``scale`` times their gradients, add d.h."""
     rows, entries = len(h), len(V)
     losses = h.new_empty(rows)
-    steps = -(-rows * entries // layout.chunk)  # of about equal size
-    step = max(1, -(-rows // max(steps, 1)))
+    most = max(1, layout.chunk // entries)
+    step = -(-rows // -(-rows // most)) if rows else 1  # chunks of about equal size
     space = h.new_empty(step, entries)
     if layout.bf16:
         h, V = h.bfloat16(), V.bfloat16()
