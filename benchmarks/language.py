@@ -77,6 +77,7 @@ class Parts:
         self.last = time.perf_counter()
 
     def mark(self, part: str) -> None:
+        """Give a part the time since the last mark."""
         now = time.perf_counter()
         self.seconds[part] += now - self.last
         self.last = now
