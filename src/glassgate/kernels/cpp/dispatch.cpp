@@ -89,6 +89,14 @@ void pack(Cell cell, std::int64_t I, std::int64_t H, const S* w_ih, const S* w_h
 }
 template <class S> void sigmoid(const S* in, S* out, std::int64_t count) { entries<S>().sigmoid(in, out, count); }
 template <class S> void tanh(const S* in, S* out, std::int64_t count) { entries<S>().tanh(in, out, count); }
+template <class S> void softmax_loss(const SoftmaxLoss<S>& call) { entries<S>().softmax_loss(call); }
+template <class S> void adam_step(const AdamStep<S>& call) { entries<S>().adam_step(call); }
+template <class S> void adam_catch_up(const AdamCatchUp<S>& call) { entries<S>().adam_catch_up(call); }
+template <class S> void add_rows(const AddRows<S>& call) { entries<S>().add_rows(call); }
+template <class S>
+double sum_of_squares(std::int64_t rows, std::int64_t width, const std::int64_t* which, const S* values) {
+    return entries<S>().sum_of_squares(rows, width, which, values);
+}
 
 #define GLASSGATE_INSTANCES(S)                                                                                        \
     template void forward<S>(const Forward<S>&);                                                                      \
@@ -96,7 +104,12 @@ template <class S> void tanh(const S* in, S* out, std::int64_t count) { entries<
     template std::size_t packed_size<S>(Cell, std::int64_t, std::int64_t);                                            \
     template void pack<S>(Cell, std::int64_t, std::int64_t, const S*, const S*, const S*, const S*, bool, S*);        \
     template void sigmoid<S>(const S*, S*, std::int64_t);                                                             \
-    template void tanh<S>(const S*, S*, std::int64_t);
+    template void tanh<S>(const S*, S*, std::int64_t);                                                                \
+    template void softmax_loss<S>(const SoftmaxLoss<S>&);                                                             \
+    template void adam_step<S>(const AdamStep<S>&);                                                                   \
+    template void adam_catch_up<S>(const AdamCatchUp<S>&);                                                            \
+    template void add_rows<S>(const AddRows<S>&);                                                                     \
+    template double sum_of_squares<S>(std::int64_t, std::int64_t, const std::int64_t*, const S*);
 GLASSGATE_INSTANCES(float)
 GLASSGATE_INSTANCES(double)
 
