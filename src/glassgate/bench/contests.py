@@ -1,0 +1,221 @@
+"""For each work and shape: ours, the peer's forms, and whether both find the same."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from glassgate import kernels
+from glassgate.bench import onnx_peer
+from glassgate.bench.checks import WrongResultError, compare, tolerance
+from glassgate.bench.loops import LOOPS
+from glassgate.bench.timing import Call, Timed
+from glassgate.bench.works import Shape, Work
+from glassgate.layers import GRU, LSTM, record
+
+__all__ = ["Contest", "prepare"]
+
+Results = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Contest:
+    """One row of the table before it is timed."""
+
+    ours: Call
+    peers: Mapping[str, Call]
+    check: Callable[[], float]
+    """Compares the results and returns the largest difference; raises WrongResultError."""
+    allowed: float
+    steps: int
+    """Steps of all sequences together, padding left out."""
+    outside: Mapping[str, Timed] = field(default_factory=dict)
+    """Forms of the peer that were timed in a process of their own, which has ended."""
+
+
+def prepare(work: Work, shape: Shape, threads: int, seconds: float) -> Contest:
+    """Make ours and the peer's with the same random weights, inputs and gradients, never zeros.
+
+    Parameters
+    ----------
+    work, shape
+        What is measured, and on what sizes.
+    threads, seconds
+        How many threads a peer in a process of its own may use, and how long it is measured.
+    """
+    torch.manual_seed(1)
+    theirs: Any = (nn.LSTM if work.cell == "lstm" else nn.GRU)(shape.I, shape.H)
+    options = {"reset": "before"} if work.cell == "gru-before" else {}
+    options |= {"precision": "bf16"} if work.task == "bf16" else {}
+    ours: Any = (LSTM if work.cell == "lstm" else GRU)(shape.I, shape.H, **options)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(shape.T, shape.N, shape.I)
+    if work.peer == "ONNX Runtime":
+        return _against_onnx(work, shape, ours, theirs, x, threads, seconds)
+    if work.steps:
+        return _layer_step(shape, ours, theirs, x)
+    if work.task == "recorded":
+        return _recorded(shape, ours, theirs, x)
+    if work.training:
+        return _training(work, shape, ours, theirs, x)
+    bf16 = copy.deepcopy(theirs).bfloat16()
+    narrow = x.bfloat16()
+    return Contest(
+        ours=lambda: ours(x),
+        peers={"torch fp32": lambda: theirs(x), "torch bf16": lambda: bf16(narrow)},
+        check=lambda: compare({"output": ours(x)[0]}, {"output": theirs(x)[0]}, tolerance(shape)),
+        allowed=tolerance(shape),
+        steps=shape.T * shape.N,
+    )
+
+
+class _Training:
+    """Forward and backward of one module: a call computes, `results` tells the output and all gradients."""
+
+    def __init__(self, module: nn.Module, x: Tensor, d: Tensor, forward: Callable[[Tensor], Tensor]) -> None:
+        dtype = next(module.parameters()).dtype
+        self.module, self.forward = module, forward
+        self.x, self.d = x.detach().to(dtype).requires_grad_(), d.to(dtype)
+
+    def __call__(self) -> Tensor:
+        self.module.zero_grad(set_to_none=True)
+        self.x.grad = None
+        y = self.forward(self.x)
+        torch.autograd.backward(y, self.d)
+        return y
+
+    def results(self) -> Results:
+        found = {"output": self().detach()}
+        wanted = {"input": self.x, **dict(self.module.named_parameters())}
+        for name, tensor in wanted.items():
+            if tensor.grad is None:
+                raise WrongResultError(f"gradient on {name}: is missing")
+            found[f"gradient on {name}"] = tensor.grad
+        return found
+
+
+def _training(work: Work, shape: Shape, ours: Any, theirs: Any, x: Tensor) -> Contest:
+    d = torch.randn(shape.T, shape.N, shape.H)
+    steps, options = shape.T * shape.N, {}
+    if work.task == "ragged":
+        lengths = torch.randint(max(1, shape.T // 4), shape.T + 1, (shape.N,))
+        steps, options = int(lengths.sum()), {"lengths": lengths}
+        modules = {"torch fp32": theirs, "torch bf16": copy.deepcopy(theirs).bfloat16()}
+        forward = {name: _packed(module, lengths, shape.T) for name, module in modules.items()}
+    elif work.peer == "Python loop":
+        modules = {"loop fp32": theirs}
+        forward = {"loop fp32": lambda x: LOOPS[work.cell](theirs, x)[0]}
+    else:
+        modules = {"torch fp32": theirs, "torch bf16": copy.deepcopy(theirs).bfloat16()}
+        forward = {name: _output(module) for name, module in modules.items()}
+    mine = _Training(ours, x, d, lambda x: ours(x, **options)[0])
+    peers = {name: _Training(modules[name], x, d, forward[name]) for name in modules}
+    exact = next(iter(peers.values()))
+    sides = 2
+    if work.cell == "gru-before":  # torch has no such layer: the loop in float64 says what is right
+        double, sides = copy.deepcopy(theirs).double(), 1
+        exact = _Training(double, x, d, lambda x: LOOPS[work.cell](double, x)[0])
+    allowed = tolerance(shape, sides, work.task == "bf16")
+    return Contest(mine, peers, lambda: compare(mine.results(), exact.results(), allowed), allowed, steps)
+
+
+def _output(module: Any) -> Callable[[Tensor], Tensor]:
+    return lambda x: module(x)[0]  # type: ignore[no-any-return]
+
+
+def _packed(module: Any, lengths: Tensor, steps: int) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+        return pad_packed_sequence(module(packed)[0], total_length=steps)[0]
+
+    return forward
+
+
+def _recorded(shape: Shape, ours: Any, theirs: Any, x: Tensor) -> Contest:
+    allowed = tolerance(shape)
+
+    def recorded() -> tuple[Tensor, Any]:
+        with record(ours) as trace:
+            y, _ = ours(x)
+        return y, trace
+
+    def check() -> float:
+        y, trace = recorded()
+        if not torch.equal(y, ours(x)[0]):
+            raise WrongResultError("output: differs between recorded and not")
+        before = torch.cat((torch.zeros(1, *trace.cell.shape[1:]), trace.cell[:-1]))
+        cell = trace.forget * before + trace.input * trace.candidate
+        got = {"output": y, "cell": trace.cell, "hidden": trace.hidden}
+        want = {"output": theirs(x)[0], "cell": cell, "hidden": trace.output * torch.tanh(trace.cell)}
+        return compare(got, want, allowed)
+
+    return Contest(recorded, {"not recorded": lambda: ours(x)}, check, allowed, shape.T * shape.N)
+
+
+class _LayerStep:
+    """A layer that takes one step a call and carries its state."""
+
+    def __init__(self, module: Any, x: Tensor, h: Tensor, c: Tensor) -> None:
+        dtype = next(module.parameters()).dtype
+        self.module, self.x, self.state = module, x.to(dtype), (h.to(dtype), c.to(dtype))
+
+    def __call__(self) -> None:
+        _, self.state = self.module(self.x, self.state)
+
+    def results(self) -> Results:
+        """Return the state after one step from the state as it is, which stays."""
+        h, c = self.module(self.x, self.state)[1]
+        return {"h": h, "c": c}
+
+
+def _layer_step(shape: Shape, ours: Any, theirs: Any, x: Tensor) -> Contest:
+    h, c = torch.rand(1, 1, shape.H), torch.randn(1, 1, shape.H)
+    mine, exact = _LayerStep(ours, x, h, c), _LayerStep(theirs, x, h, c)
+    peers = {"torch fp32": exact, "torch bf16": _LayerStep(copy.deepcopy(theirs).bfloat16(), x, h, c)}
+    allowed = tolerance(shape)
+    return Contest(mine, peers, lambda: compare(mine.results(), exact.results(), allowed), allowed, 1)
+
+
+class _PackedStep:
+    """The kernels' own step, in place on NumPy arrays."""
+
+    def __init__(self, module: nn.Module, x: Tensor, h: Tensor, c: Tensor) -> None:
+        self.model = kernels.PackedLSTM(*(p.detach().numpy() for p in module.parameters()))
+        self.x, self.h, self.c = (t[0].clone().numpy() for t in (x, h, c))
+
+    def __call__(self) -> None:
+        self.model.step(self.x, self.h, self.c)
+
+    def results(self) -> Results:
+        h, c = self.h.copy(), self.c.copy()
+        self.model.step(self.x, h, c)
+        return {"h": torch.from_numpy(h)[None], "c": torch.from_numpy(c)[None]}
+
+
+def _against_onnx(
+    work: Work, shape: Shape, ours: Any, theirs: Any, x: Tensor, threads: int, seconds: float
+) -> Contest:
+    feeds = {"x": x.numpy()}
+    mine: Call
+    if work.steps:
+        h, c = torch.rand(1, 1, shape.H), torch.randn(1, 1, shape.H)
+        feeds |= {"h": h.numpy(), "c": c.numpy()}
+        mine = found = (_PackedStep if work.task == "step" else _LayerStep)(ours, x, h, c)
+        results = found.results
+    else:
+
+        def mine() -> Tensor:
+            return ours(x)[0]  # type: ignore[no-any-return]
+
+        def results() -> Results:
+            return {"output": ours(x)[0]}
+
+    graph = onnx_peer.graph(work.cell, theirs.state_dict(), work.steps)
+    outputs, outside = onnx_peer.measure(graph, feeds, threads, seconds)
+    want = {name: torch.from_numpy(array).view(-1, shape.N, shape.H) for name, array in outputs.items()}
+    allowed = tolerance(shape)
+    return Contest(mine, {}, lambda: compare(results(), want, allowed), allowed, shape.T * shape.N, outside)
