@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from glassgate.layers import GRU, LSTM, record
 __all__ = ["Contest", "prepare"]
 
 Results = dict[str, Tensor]
+Forward = Callable[[Any, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def prepare(work: Work, shape: Shape, threads: int, seconds: float) -> Contest:
     """
     torch.manual_seed(1)
     theirs: Any = (nn.LSTM if work.cell == "lstm" else nn.GRU)(shape.I, shape.H)
-    options = {"reset": "before"} if work.cell == "gru-before" else {}
+    options: dict[str, Any] = {"reset": "before"} if work.cell == "gru-before" else {}
     options |= {"precision": "bf16"} if work.task == "bf16" else {}
     ours: Any = (LSTM if work.cell == "lstm" else GRU)(shape.I, shape.H, **options)
     ours.load_state_dict(theirs.state_dict())
@@ -62,21 +63,37 @@ def prepare(work: Work, shape: Shape, threads: int, seconds: float) -> Contest:
         return _recorded(shape, ours, theirs, x)
     if work.training:
         return _training(work, shape, ours, theirs, x)
-    bf16 = copy.deepcopy(theirs).bfloat16()
-    narrow = x.bfloat16()
-    return Contest(
-        ours=lambda: ours(x),
-        peers={"torch fp32": lambda: theirs(x), "torch bf16": lambda: bf16(narrow)},
-        check=lambda: compare({"output": ours(x)[0]}, {"output": theirs(x)[0]}, tolerance(shape)),
-        allowed=tolerance(shape),
-        steps=shape.T * shape.N,
-    )
+    return _inference(shape, ours, theirs, x)
+
+
+class _Rival(Protocol):
+    """What is timed by calling it, and tells its results."""
+
+    def __call__(self) -> object: ...
+
+    def results(self) -> Results: ...
+
+
+def _alike(
+    shape: Shape,
+    mine: _Rival,
+    peers: Mapping[str, Call],
+    exact: Callable[[], Results],
+    outside: Mapping[str, Timed] | None = None,
+) -> Contest:
+    """Make the contest of results that are compared as they are, in float32."""
+    allowed = tolerance(shape)
+
+    def check() -> float:
+        return compare(mine.results(), exact(), allowed)
+
+    return Contest(mine, peers, check, allowed, shape.T * shape.N, outside or {})
 
 
 class _Training:
     """Forward and backward of one module: a call computes, `results` tells the output and all gradients."""
 
-    def __init__(self, module: nn.Module, x: Tensor, d: Tensor, forward: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, module: nn.Module, x: Tensor, d: Tensor, forward: Forward) -> None:
         dtype = next(module.parameters()).dtype
         self.module, self.forward = module, forward
         self.x, self.d = x.detach().to(dtype).requires_grad_(), d.to(dtype)
@@ -84,7 +101,7 @@ class _Training:
     def __call__(self) -> Tensor:
         self.module.zero_grad(set_to_none=True)
         self.x.grad = None
-        y = self.forward(self.x)
+        y = self.forward(self.module, self.x)
         torch.autograd.backward(y, self.d)
         return y
 
@@ -100,39 +117,70 @@ class _Training:
 
 def _training(work: Work, shape: Shape, ours: Any, theirs: Any, x: Tensor) -> Contest:
     d = torch.randn(shape.T, shape.N, shape.H)
-    steps, options = shape.T * shape.N, {}
+    steps = shape.T * shape.N
+    my_way: Forward = _output
+    their_way: Forward = _output
     if work.task == "ragged":
         lengths = torch.randint(max(1, shape.T // 4), shape.T + 1, (shape.N,))
-        steps, options = int(lengths.sum()), {"lengths": lengths}
-        modules = {"torch fp32": theirs, "torch bf16": copy.deepcopy(theirs).bfloat16()}
-        forward = {name: _packed(module, lengths, shape.T) for name, module in modules.items()}
+        steps, my_way, their_way = int(lengths.sum()), _with_lengths(lengths), _packed(lengths)
     elif work.peer == "Python loop":
-        modules = {"loop fp32": theirs}
-        forward = {"loop fp32": lambda x: LOOPS[work.cell](theirs, x)[0]}
+        their_way = _loop(work.cell)
+        my_way = _recording if work.task == "gates" else _output
+    mine, exact = _Training(ours, x, d, my_way), _Training(theirs, x, d, their_way)
+    if work.peer == "Python loop":
+        peers = {"loop fp32": exact}
     else:
-        modules = {"torch fp32": theirs, "torch bf16": copy.deepcopy(theirs).bfloat16()}
-        forward = {name: _output(module) for name, module in modules.items()}
-    mine = _Training(ours, x, d, lambda x: ours(x, **options)[0])
-    peers = {name: _Training(modules[name], x, d, forward[name]) for name in modules}
-    exact = next(iter(peers.values()))
+        narrow = _Training(copy.deepcopy(theirs).bfloat16(), x, d, their_way)
+        peers = {"torch fp32": exact, "torch bf16": narrow}
     sides = 2
     if work.cell == "gru-before":  # torch has no such layer: the loop in float64 says what is right
-        double, sides = copy.deepcopy(theirs).double(), 1
-        exact = _Training(double, x, d, lambda x: LOOPS[work.cell](double, x)[0])
+        exact, sides = _Training(copy.deepcopy(theirs).double(), x, d, their_way), 1
     allowed = tolerance(shape, sides, work.task == "bf16")
     return Contest(mine, peers, lambda: compare(mine.results(), exact.results(), allowed), allowed, steps)
 
 
-def _output(module: Any) -> Callable[[Tensor], Tensor]:
-    return lambda x: module(x)[0]  # type: ignore[no-any-return]
+def _output(module: Any, x: Tensor) -> Tensor:
+    return module(x)[0]  # type: ignore[no-any-return]
 
 
-def _packed(module: Any, lengths: Tensor, steps: int) -> Callable[[Tensor], Tensor]:
-    def forward(x: Tensor) -> Tensor:
+def _recording(module: Any, x: Tensor) -> Tensor:
+    with record(module):
+        return module(x)[0]  # type: ignore[no-any-return]
+
+
+def _loop(cell: str) -> Forward:
+    return lambda module, x: LOOPS[cell](module, x)[0]
+
+
+def _with_lengths(lengths: Tensor) -> Forward:
+    return lambda module, x: module(x, lengths=lengths)[0]
+
+
+def _packed(lengths: Tensor) -> Forward:
+    def forward(module: Any, x: Tensor) -> Tensor:
         packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
-        return pad_packed_sequence(module(packed)[0], total_length=steps)[0]
+        return pad_packed_sequence(module(packed)[0], total_length=len(x))[0]
 
     return forward
+
+
+class _Inference:
+    """A whole sequence without gradients."""
+
+    def __init__(self, module: Any, x: Tensor) -> None:
+        self.module, self.x = module, x.to(next(module.parameters()).dtype)
+
+    def __call__(self) -> Tensor:
+        return self.module(self.x)[0]  # type: ignore[no-any-return]
+
+    def results(self) -> Results:
+        return {"output": self()}
+
+
+def _inference(shape: Shape, ours: Any, theirs: Any, x: Tensor) -> Contest:
+    mine, exact = _Inference(ours, x), _Inference(theirs, x)
+    peers = {"torch fp32": exact, "torch bf16": _Inference(copy.deepcopy(theirs).bfloat16(), x)}
+    return _alike(shape, mine, peers, exact.results)
 
 
 def _recorded(shape: Shape, ours: Any, theirs: Any, x: Tensor) -> Contest:
@@ -176,8 +224,7 @@ def _layer_step(shape: Shape, ours: Any, theirs: Any, x: Tensor) -> Contest:
     h, c = torch.rand(1, 1, shape.H), torch.randn(1, 1, shape.H)
     mine, exact = _LayerStep(ours, x, h, c), _LayerStep(theirs, x, h, c)
     peers = {"torch fp32": exact, "torch bf16": _LayerStep(copy.deepcopy(theirs).bfloat16(), x, h, c)}
-    allowed = tolerance(shape)
-    return Contest(mine, peers, lambda: compare(mine.results(), exact.results(), allowed), allowed, 1)
+    return _alike(shape, mine, peers, exact.results)
 
 
 class _PackedStep:
@@ -200,22 +247,12 @@ def _against_onnx(
     work: Work, shape: Shape, ours: Any, theirs: Any, x: Tensor, threads: int, seconds: float
 ) -> Contest:
     feeds = {"x": x.numpy()}
-    mine: Call
+    mine: _Rival = _Inference(ours, x)
     if work.steps:
         h, c = torch.rand(1, 1, shape.H), torch.randn(1, 1, shape.H)
         feeds |= {"h": h.numpy(), "c": c.numpy()}
-        mine = found = (_PackedStep if work.task == "step" else _LayerStep)(ours, x, h, c)
-        results = found.results
-    else:
-
-        def mine() -> Tensor:
-            return ours(x)[0]  # type: ignore[no-any-return]
-
-        def results() -> Results:
-            return {"output": ours(x)[0]}
-
+        mine = (_PackedStep if work.task == "step" else _LayerStep)(ours, x, h, c)
     graph = onnx_peer.graph(work.cell, theirs.state_dict(), work.steps)
     outputs, outside = onnx_peer.measure(graph, feeds, threads, seconds)
     want = {name: torch.from_numpy(array).view(-1, shape.N, shape.H) for name, array in outputs.items()}
-    allowed = tolerance(shape)
-    return Contest(mine, {}, lambda: compare(results(), want, allowed), allowed, shape.T * shape.N, outside)
+    return _alike(shape, mine, {}, lambda: want, outside)

@@ -39,7 +39,7 @@ def lstm_loop(module: nn.Module, x: Tensor) -> tuple[Tensor, Seen]:
     h = c = x.new_zeros(x.shape[1], H)
     hidden, seen = [], []
     for t in range(len(x)):
-        both, g, o = torch.addmm(from_x[t], h, w_hh.T).split((2 * H, H, H), 1)
+        both, g, o = torch.split(torch.addmm(from_x[t], h, w_hh.T), [2 * H, H, H], 1)
         i, f = torch.sigmoid(both).chunk(2, 1)
         g, o = torch.tanh(g), torch.sigmoid(o)
         c = f * c + i * g
@@ -60,8 +60,8 @@ def gru_before_loop(module: nn.Module, x: Tensor) -> tuple[Tensor, Seen]:
     """
     w_ih, w_hh, b_ih, b_hh = module.parameters()
     H = w_hh.shape[1]
-    w_gates, w_new = w_hh.T.split((2 * H, H), 1)
-    for_gates, for_new = linear(x, w_ih, b_ih + b_hh).split((2 * H, H), 2)
+    w_gates, w_new = torch.split(w_hh.T, [2 * H, H], 1)
+    for_gates, for_new = torch.split(linear(x, w_ih, b_ih + b_hh), [2 * H, H], 2)
     h = x.new_zeros(x.shape[1], H)
     hidden, seen = [], []
     for t in range(len(x)):

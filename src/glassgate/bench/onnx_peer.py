@@ -101,7 +101,7 @@ def _value(helper: Any, name: str, dimensions: int) -> Any:
 
 
 def measure(
-    model: bytes, feeds: Mapping[str, NDArray[Any]], threads: int, seconds: float
+    model: bytes, feeds: Mapping[str, NDArray[np.float32]], threads: int, seconds: float
 ) -> tuple[Arrays, dict[str, Timed]]:
     """Run a model in a process of its own, to its end.
 
@@ -129,13 +129,14 @@ def measure(
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model.onnx").write_bytes(model)
-        np.savez(folder / "feeds.npz", **{key: np.asarray(value) for key, value in feeds.items()})
+        arrays: dict[str, Any] = dict(feeds)
+        np.savez(folder / "feeds.npz", **arrays)
         words = [sys.executable, "-m", "glassgate.bench.onnx_process", name, str(threads), str(seconds)]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
             lines = done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"]
             raise UnavailableError(f"ONNX Runtime failed: {lines[-1]}")
-        with np.load(folder / "outputs.npz") as arrays:
-            outputs = {key.removesuffix("_out"): arrays[key] for key in arrays.files}
+        with np.load(folder / "outputs.npz") as found:
+            outputs = {key.removesuffix("_out"): found[key] for key in found.files}
         times = json.loads((folder / "times.json").read_text())
     return outputs, {form: Timed(*values) for form, values in times.items()}

@@ -14,7 +14,8 @@ __all__ = ["HOPELESS", "Call", "Clock", "Timed", "in_turns", "trial"]
 BLOCK = 0.002  # seconds; shorter calls are repeated within one measurement
 LEAST, MOST = 3, 200  # rounds
 SLOW = 1.0  # seconds; a first call that takes longer needs no second one to tell how long it takes
-HOPELESS = 2.0  # a peer's form that takes so many times its fastest form's time is not measured further
+TRIAL, TRIALS = 0.05, 5  # seconds and calls: the trial of what is fast
+HOPELESS = 3.0  # a peer's form that takes so many times its fastest form's time is not measured further
 
 Call = Callable[[], object]
 Clock = Callable[[], float]
@@ -33,8 +34,8 @@ def in_turns(
 ) -> dict[str, Timed]:
     """Time calls in turns: ours, each peer, ours, each peer, and so on.
 
-    Each is called once to warm up and once to see how long it takes. A form of the peer that takes more than
-    twice the time of its fastest form is left at that single measurement.
+    Each has a trial first. A form of the peer that takes more than three times the trial time of its fastest
+    form is left at that.
 
     Parameters
     ----------
@@ -60,8 +61,9 @@ def in_turns(
     with _no_collection():
         first = {name: trial(call, clock) for name, call in calls.items()}
         fastest = min((first[name] for name in peers), default=math.inf)
-        taken = {name: [] for name in calls if name == "ours" or first[name] <= HOPELESS * fastest}
-        times: dict[str, list[float]] = taken
+        times: dict[str, list[float]] = {
+            name: [] for name in calls if name == "ours" or first[name] <= HOPELESS * fastest
+        }
         repeats = {name: max(1, math.ceil(BLOCK / max(first[name], 1e-9))) for name in times}
         end = clock() + seconds
         while not _enough(times, clock() >= end):
@@ -76,15 +78,25 @@ def in_turns(
 
 
 def trial(call: Call, clock: Clock = perf_counter) -> float:
-    """Call once to warm up and once to see how long it takes, in seconds; only once what is slow anyway."""
+    """See how long a call takes, in seconds: once to warm up, then a few times, unless it is slow.
+
+    The fastest counts, so that no form is dropped for a disturbance.
+    """
+    warm = _once(call, clock)
+    if warm >= SLOW:
+        return warm
+    times: list[float] = []
+    spent = 0.0
+    while not times or (spent < TRIAL and len(times) < TRIALS):
+        times.append(_once(call, clock))
+        spent += times[-1]
+    return min(times)
+
+
+def _once(call: Call, clock: Clock) -> float:
     start = clock()
     call()
-    taken = clock() - start
-    if taken < SLOW:
-        start = clock()
-        call()
-        taken = clock() - start
-    return taken
+    return clock() - start
 
 
 def _enough(times: Mapping[str, list[Any]], late: bool) -> bool:

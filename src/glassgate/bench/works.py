@@ -8,7 +8,9 @@ from glassgate.errors import GlassgateError
 __all__ = ["LARGE", "SHAPES", "STEPS", "WORKS", "Shape", "Work", "parse_shapes", "parse_works"]
 
 Cell: TypeAlias = Literal["lstm", "gru", "gru-before"]
-Task: TypeAlias = Literal["training", "inference", "ragged", "bf16", "recorded", "step", "layer-step"]
+Task: TypeAlias = Literal[
+    "training", "inference", "ragged", "bf16", "recorded", "gates", "step", "layer-step"
+]
 Peer: TypeAlias = Literal["torch.nn", "Python loop", "ONNX Runtime", "packed torch", "not recorded"]
 
 LARGE = 512
@@ -72,7 +74,7 @@ class Work:
     @property
     def training(self) -> bool:
         """Whether a backward pass belongs to it."""
-        return self.task in ("training", "ragged", "bf16")
+        return self.task in ("training", "ragged", "bf16", "gates")
 
     @property
     def steps(self) -> bool:
@@ -133,7 +135,7 @@ WORKS = {
         Work("lstm-ragged", "lstm", "ragged", "packed torch", 2.5, 1.8),
         Work("lstm-bf16", "lstm", "bf16", "torch.nn", 1.7, 1.3),
         Work("lstm-recorded", "lstm", "recorded", "not recorded", 1 / 1.1),
-        Work("lstm-gates", "lstm", "training", "Python loop"),
+        Work("lstm-gates", "lstm", "gates", "Python loop"),
         Work("lstm-step-ort", "lstm", "step", "ONNX Runtime", 2.0, 1.5),
         Work("lstm-layer-step-ort", "lstm", "layer-step", "ONNX Runtime", 2.0, 1.5),
         Work("lstm-layer-step", "lstm", "layer-step", "torch.nn"),

@@ -29,7 +29,7 @@ def command(
 
     Results are compared first; ours and the peer then take turns. A ratio above 1 means that ours is faster.
     """
-    needs("torch", "train")
+    needs("torch", "bench")
     from json import dumps
 
     from glassgate.bench.measure import measure
