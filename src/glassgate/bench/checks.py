@@ -68,6 +68,7 @@ def compare(got: Mapping[str, Tensor], want: Mapping[str, Tensor], allowed: floa
 
     Examples
     --------
+    >>> import torch
     >>> compare({"h": torch.ones(2)}, {"h": torch.tensor([1.0, 1.25])}, 0.5)
     0.2
     """

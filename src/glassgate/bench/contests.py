@@ -13,11 +13,13 @@ from glassgate import kernels
 from glassgate.bench import onnx_peer
 from glassgate.bench.checks import WrongResultError, compare, tolerance
 from glassgate.bench.loops import LOOPS
-from glassgate.bench.timing import Call, Timed
+from glassgate.bench.timing import HOPELESS, Call, Timed, trial
 from glassgate.bench.works import Shape, Work
 from glassgate.layers import GRU, LSTM, record
 
 __all__ = ["Contest", "prepare"]
+
+FEW = 2  # steps
 
 Results = dict[str, Tensor]
 Forward = Callable[[Any, Tensor], Tensor]
@@ -90,6 +92,18 @@ def _alike(
     return Contest(mine, peers, check, allowed, shape.T * shape.N, outside or {})
 
 
+def _forms(theirs: Any, steps: int, form: Callable[[Any, int], _Rival]) -> dict[str, _Rival]:
+    """Make torch's forms: float32, and bfloat16 unless a few steps show that it has no chance.
+
+    Where a machine has no instructions for it, a whole sequence could take minutes.
+    """
+    narrow = copy.deepcopy(theirs).bfloat16()
+    forms = {"torch fp32": form(theirs, steps)}
+    if steps <= FEW or trial(form(narrow, FEW)) <= HOPELESS * trial(form(theirs, FEW)):
+        forms["torch bf16"] = form(narrow, steps)
+    return forms
+
+
 class _Training:
     """Forward and backward of one module: a call computes, `results` tells the output and all gradients."""
 
@@ -127,11 +141,12 @@ def _training(work: Work, shape: Shape, ours: Any, theirs: Any, x: Tensor) -> Co
         their_way = _loop(work.cell)
         my_way = _recording if work.task == "gates" else _output
     mine, exact = _Training(ours, x, d, my_way), _Training(theirs, x, d, their_way)
-    if work.peer == "Python loop":
-        peers = {"loop fp32": exact}
-    else:
-        narrow = _Training(copy.deepcopy(theirs).bfloat16(), x, d, their_way)
-        peers = {"torch fp32": exact, "torch bf16": narrow}
+
+    def torch_form(module: Any, steps: int) -> _Rival:
+        way = _packed(lengths.clamp(max=steps)) if work.task == "ragged" else _output
+        return _Training(module, x[:steps], d[:steps], way)
+
+    peers = {"loop fp32": exact} if work.peer == "Python loop" else _forms(theirs, shape.T, torch_form)
     sides = 2
     if work.cell == "gru-before":  # torch has no such layer: the loop in float64 says what is right
         exact, sides = _Training(copy.deepcopy(theirs).double(), x, d, their_way), 1
@@ -178,9 +193,8 @@ class _Inference:
 
 
 def _inference(shape: Shape, ours: Any, theirs: Any, x: Tensor) -> Contest:
-    mine, exact = _Inference(ours, x), _Inference(theirs, x)
-    peers = {"torch fp32": exact, "torch bf16": _Inference(copy.deepcopy(theirs).bfloat16(), x)}
-    return _alike(shape, mine, peers, exact.results)
+    peers = _forms(theirs, shape.T, lambda module, steps: _Inference(module, x[:steps]))
+    return _alike(shape, _Inference(ours, x), peers, peers["torch fp32"].results)
 
 
 def _recorded(shape: Shape, ours: Any, theirs: Any, x: Tensor) -> Contest:
@@ -222,9 +236,8 @@ class _LayerStep:
 
 def _layer_step(shape: Shape, ours: Any, theirs: Any, x: Tensor) -> Contest:
     h, c = torch.rand(1, 1, shape.H), torch.randn(1, 1, shape.H)
-    mine, exact = _LayerStep(ours, x, h, c), _LayerStep(theirs, x, h, c)
-    peers = {"torch fp32": exact, "torch bf16": _LayerStep(copy.deepcopy(theirs).bfloat16(), x, h, c)}
-    return _alike(shape, mine, peers, exact.results)
+    peers = _forms(theirs, 1, lambda module, steps: _LayerStep(module, x, h, c))
+    return _alike(shape, _LayerStep(ours, x, h, c), peers, peers["torch fp32"].results)
 
 
 class _PackedStep:

@@ -13,7 +13,7 @@ __all__ = ["HOPELESS", "Call", "Clock", "Timed", "in_turns", "trial"]
 
 BLOCK = 0.002  # seconds; shorter calls are repeated within one measurement
 LEAST, MOST = 3, 200  # rounds
-SLOW = 1.0  # seconds; a first call that takes longer needs no second one to tell how long it takes
+SLOW = 0.3  # seconds; what takes longer needs no call to warm up
 TRIAL, TRIALS = 0.05, 5  # seconds and calls: the trial of what is fast
 HOPELESS = 3.0  # a peer's form that takes so many times its fastest form's time is not measured further
 
@@ -34,8 +34,8 @@ def in_turns(
 ) -> dict[str, Timed]:
     """Time calls in turns: ours, each peer, ours, each peer, and so on.
 
-    Each has a trial first. A form of the peer that takes more than three times the trial time of its fastest
-    form is left at that.
+    Each has a trial first; where all are slow that is the first round. A form of the peer whose trial takes
+    more than three times that of its fastest form is left at that.
 
     Parameters
     ----------
@@ -61,9 +61,9 @@ def in_turns(
     with _no_collection():
         first = {name: trial(call, clock) for name, call in calls.items()}
         fastest = min((first[name] for name in peers), default=math.inf)
-        times: dict[str, list[float]] = {
-            name: [] for name in calls if name == "ours" or first[name] <= HOPELESS * fastest
-        }
+        kept = [name for name in calls if name == "ours" or first[name] <= HOPELESS * fastest]
+        slow = all(first[name] >= SLOW for name in kept)
+        times: dict[str, list[float]] = {name: [first[name]] if slow else [] for name in kept}
         repeats = {name: max(1, math.ceil(BLOCK / max(first[name], 1e-9))) for name in times}
         end = clock() + seconds
         while not _enough(times, clock() >= end):
