@@ -20,7 +20,7 @@ from glassgate.layers.rows import RowGradient, tracked
 
 __all__ = ["Layout", "fused_loss", "has_kernel"]
 
-CHUNK = 1 << 22  # logits that are held at once, unless a single row has more
+CHUNK = 1 << 23  # logits that are held at once, unless a single row has more
 
 
 class Layout(NamedTuple):
