@@ -4,18 +4,17 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from glassgate.errors import GlassgateError
 from glassgate.folder.files import replacing
 
-__all__ = ["load_weights", "read_header", "save_weights"]
+__all__ = ["load_weights", "map_weights", "read_header", "save_weights"]
 
 LARGEST_HEADER = 1 << 20  # bytes: some ten thousand tensors
 ITEM_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2}
@@ -68,7 +67,39 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def load_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, npt.NDArray[np.float32]]:
-    """Load exactly the tensors that are expected, as float32.
+    """Load exactly the tensors that are expected, as float32, into memory that may be written to.
+
+    Parameters
+    ----------
+    path, shapes
+        As for `map_weights`.
+
+    Returns
+    -------
+    dict of str to array
+        The tensors, copied out of the file.
+
+    Raises
+    ------
+    GlassgateError
+        As `map_weights`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "model.safetensors"
+    >>> save_weights(path, {"b": np.ones(3, np.float32)})
+    >>> load_weights(path, {"b": (3,)})["b"]
+    array([1., 1., 1.], dtype=float32)
+    """
+    return {name: values.copy() for name, values in map_weights(path, shapes).items()}
+
+
+def map_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, npt.NDArray[np.float32]]:
+    """Map exactly the tensors that are expected, as float32: read-only, and read where they are used.
+
+    Processes that map one file share its memory. The map stays valid when the file is replaced or
+    removed, as `save_weights` does it.
 
     Parameters
     ----------
@@ -76,12 +107,12 @@ def load_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
         The safetensors file.
     shapes
         The expected names and shapes; a tensor more, one less or another shape is refused before
-        any is loaded.
+        any is looked at.
 
     Returns
     -------
     dict of str to array
-        The tensors, copied out of the file.
+        The tensors, where they lie in the file.
 
     Raises
     ------
@@ -93,8 +124,8 @@ def load_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "model.safetensors"
     >>> save_weights(path, {"b": np.ones(3, np.float32)})
-    >>> load_weights(path, {"b": (3,)})["b"]
-    array([1., 1., 1.], dtype=float32)
+    >>> map_weights(path, {"b": (3,)})["b"].flags.writeable
+    False
     """
     header = read_header(path)
     header.pop("__metadata__", None)
@@ -108,12 +139,21 @@ def load_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
                 f"{path}: {name} must be F32 {list(shape)}, got {entry['dtype']} {entry['shape']}"
             )
     try:
-        weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise GlassgateError(f"{path}: is damaged: {error}") from error
-    for name, values in weights.items():
-        if not np.isfinite(values).all():
+        with path.open("rb") as file:
+            data = mmap(file.fileno(), 0, access=ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise GlassgateError(f"{path}: cannot be read: {error}") from error
+    begin = 8 + int.from_bytes(data[:8], "little")
+    weights = {}
+    for name, shape in shapes.items():
+        start, stop = (begin + offset for offset in header[name]["data_offsets"])
+        if stop > len(data):  # another file by now
+            raise GlassgateError(f"{path}: was changed while it was read")
+        values = np.frombuffer(data, "<f4", math.prod(shape), start).reshape(shape)
+        # The extremes of an array are no finite numbers where a value is none.
+        if not (np.isfinite(values.min()) and np.isfinite(values.max())):
             raise GlassgateError(f"{path}: {name} holds a value that is no finite number")
+        weights[name] = values
     return weights
 
 
@@ -141,6 +181,9 @@ def save_weights(
     >>> import tempfile
     >>> save_weights(Path(tempfile.mkdtemp()) / "model.safetensors", {"b": np.zeros(3, np.float32)})
     """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
     arrays = {name: np.ascontiguousarray(values) for name, values in weights.items()}
     with replacing(path) as temporary:
         try:

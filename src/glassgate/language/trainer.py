@@ -23,7 +23,7 @@ from glassgate.folder.files import reporting_disk_errors, write_atomically
 from glassgate.folder.weights import load_weights, save_weights
 from glassgate.language.checkpoint import Progress, load_checkpoint, save_checkpoint
 from glassgate.language.corpus import Corpus, TokenArray
-from glassgate.language.evaluation import perplexity
+from glassgate.language.held_out import perplexity
 from glassgate.language.model import NextWordModel
 from glassgate.language.optimizer import AdamW
 from glassgate.language.options import Plan, TrainOptions
