@@ -51,7 +51,7 @@ STEPS = (Shape(1, 1, 256, 256), Shape(1, 1, 650, 650))
 """Streaming: one step of one sequence."""
 
 QUICK = 5e9
-"""``--quick`` leaves out shapes with more operations in a forward pass."""
+"""Shapes with more operations in a forward pass are left out by ``--quick``, and where loops show gates."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,21 @@ class Work:
         return self.task in ("step", "layer-step")
 
     def shapes(self, given: tuple[Shape, ...] | None, quick: bool) -> tuple[Shape, ...]:
-        """Return the shapes that fit this work, of those given or of the standard ones."""
+        """Return the shapes that fit this work, of those given or of the standard ones.
+
+        Loops that show gates take long, and nothing is aimed at: large standard shapes are left out.
+        """
         shapes = given or (STEPS if self.steps else SHAPES)
         return tuple(
             shape
             for shape in shapes
             if (shape.T == shape.N == 1 or not self.steps)
             and (shape.H >= LARGE or self.task != "bf16")
-            and (given or not quick or self.flops(shape, shape.T * shape.N) / self.passes <= QUICK)
+            and (
+                given
+                or not (quick or self.task == "gates")
+                or self.flops(shape, shape.T * shape.N) / self.passes <= QUICK
+            )
         )
 
     @property
