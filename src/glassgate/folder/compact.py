@@ -65,7 +65,8 @@ def unpacked(values: npt.NDArray[Any], scales: npt.NDArray[Any] | None = None) -
     array([[ 1. , -0.5]], dtype=float32)
     """
     if scales is not None:
-        return values * scales[:, None]
+        product: Array = values * scales[:, None]
+        return product
     if values.dtype == np.uint16:
         bits = values.astype(np.uint32)
         bits <<= 16

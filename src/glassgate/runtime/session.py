@@ -33,7 +33,7 @@ class Session:
     >>> other = session.fork()
     >>> other.feed("opens")
     >>> print(session.state[0].round(3), other.state[0].round(3))
-    [[0.04]] [[0.052]]
+    [[0.13]] [[0.166]]
     """
 
     def __init__(self, model: "Model", state: State, begun: bool) -> None:
