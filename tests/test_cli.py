@@ -14,7 +14,7 @@ from glassgate import __version__
 from program import Program
 
 TINY = ["--hidden", 8, "--embedding", 8, "--epochs", 2, "--batch", 4, "--unroll", 10, "--threads", 1]
-COMMANDS = ("demo", "count", "train", "evaluate", "predict", "generate", "bench", "export")
+COMMANDS = ("demo", "count", "train", "evaluate", "predict", "generate", "bench", "compress", "export")
 
 
 @pytest.fixture(scope="module")
@@ -378,7 +378,7 @@ def test_a_missing_library_names_the_extra_that_brings_it(model: Path, text: Pat
         "from glassgate.cli import main\n"
         "main(sys.argv[1:])\n"
     )
-    for words in (("train", text), ("evaluate", model, text), ("predict", model, "w1"), ("generate", model)):
+    for words in (("train", text), ("demo",)):
         done = python("-c", code, *map(str, words))
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == "glassgate: error: torch is not installed: pip install 'glassgate[train]'\n"

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glassgate.folder.config import ModelConfig
-from glassgate.kernels import PackedGRU, PackedLSTM, using_threads
+from glassgate.kernels import LSTMForward, PackedGRU, PackedLSTM, using_threads
 from glassgate.runtime.output import QUIET, Array, Numbers, Output
 
 __all__ = ["Network", "State"]
@@ -75,9 +75,9 @@ class Network:
         for layer, own in zip(self.layers, zip(*state, strict=True), strict=True):
             result = layer.forward(x, *own)
             x = result.hidden
-            own[0][:] = result.h_n
-            if isinstance(layer, PackedLSTM):
-                own[1][:] = result.c_n
+            last = (result.h_n, result.c_n) if isinstance(result, LSTMForward) else (result.h_n,)
+            for part, values in zip(own, last, strict=True):
+                part[:] = values
         return self.features(x)
 
     @QUIET

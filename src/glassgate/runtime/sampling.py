@@ -33,7 +33,7 @@ class Sampling:
 
     Examples
     --------
-    >>> Sampling(top_k=1).draw(np.array([0.5, 0.3, 0.2]), np.random.default_rng(1))
+    >>> Sampling(temperature=0.01).draw(np.array([0.5, 0.3, 0.2]), np.random.default_rng(1))
     0
     """
 

@@ -22,13 +22,18 @@ class Session:
 
     Examples
     --------
-    >>> from glassgate.runtime.model import example_model
-    >>> session = example_model().session()
+    >>> from glassgate.folder.config import ModelConfig
+    >>> from glassgate.folder.vocabulary import Vocabulary
+    >>> from glassgate.runtime import Model
+    >>> vocabulary = Vocabulary.build(["the gate opens"], tokens="spaces")
+    >>> config = ModelConfig(cell="gru", vocabulary=5, embedding=1, hidden=1)
+    >>> weights = {name: np.full(shape, 1.0) for name, shape in config.tensors().items()}
+    >>> session = Model(config, vocabulary, weights).session()
     >>> session.feed("the gate")
     >>> other = session.fork()
     >>> other.feed("opens")
-    >>> session.predict(2) == other.predict(2)
-    False
+    >>> print(session.state[0].round(3), other.state[0].round(3))
+    [[0.13]] [[0.166]]
     """
 
     def __init__(self, model: "Model", state: State, begun: bool) -> None:
