@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from glassgate.folder.vocabulary import Vocabulary
 from glassgate.language.corpus import Corpus, TextOptions, TokenArray, open_tokens, prepare
-from glassgate.language.evaluation import perplexity
+from glassgate.language.held_out import perplexity
 from glassgate.language.options import TrainOptions
 from glassgate.language.trainer import WORK, Trainer
 
