@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 import glassgate
 from by_hand import drawn_weights, runtime_model
 from glassgate import GlassgateError
+from glassgate.folder.compact import Stored, packed
 from glassgate.folder.config import ModelConfig
 from glassgate.folder.vocabulary import Vocabulary
 from glassgate.folder.weights import save_weights
 from glassgate.language.model import NextWordModel
-from glassgate.runtime import Model, Session
+from glassgate.runtime import Model, Session, _rows
+from glassgate.runtime.matrix import Matrix
 from glassgate.runtime.output import Output
 
 WORDS = "the then there gate gates gatehouse open opens a an and door baker bakes loaf of in"
@@ -99,6 +101,11 @@ def test_probabilities_are_those_of_the_torch_model(config: ModelConfig, seed: i
             assert found[word] == pytest.approx(y[number], rel=CLOSE, abs=1e-30)
 
 
+def output_of(config: ModelConfig, weights: dict[str, Any]) -> Output:
+    V = weights["embedding.weight" if config.tied else "output.weight"]
+    return Output(config, Matrix(Stored(V)), weights)
+
+
 @settings(max_examples=300)
 @given(configs(), st.data())
 def test_the_best_words_are_those_of_all_probabilities_sorted(
@@ -109,7 +116,7 @@ def test_the_best_words_are_those_of_all_probabilities_sorted(
     weights = float32(drawn_weights(config, data.draw(st.integers(0, 2**32 - 1))))
     for name in weights:  # few values, so that words tie; peaks, so that clusters cannot win
         weights[name] = np.round(weights[name]) * np.float32(data.draw(st.sampled_from([0.0, 1.0, 8.0])))
-    output = Output(config, weights)
+    output = output_of(config, weights)
     h = np.round(generator.uniform(-2, 2, (5, config.width))).astype(np.float32)
     k = data.draw(st.sampled_from([1, 2, 5, 64, config.vocabulary]))
     never = data.draw(st.none() | st.integers(0, config.vocabulary - 1))
@@ -131,6 +138,58 @@ def test_the_best_words_are_those_of_all_probabilities_sorted(
         np.testing.assert_allclose(y, expected_y, rtol=CLOSE, atol=1e-30)
 
 
+@settings(max_examples=200)
+@given(st.integers(1, 9), st.integers(1, 150), st.integers(0, 2**32 - 1), st.booleans())
+def test_a_product_is_that_of_the_matrix_unpacked(rows: int, width: int, seed: int, biased: bool) -> None:
+    """In every form, of one row or several; each row of V the same bits in any part of it."""
+    generator = np.random.default_rng(seed)
+    V, h = generator.uniform(-1, 1, (rows, width)), generator.uniform(-1, 1, (2, width))
+    c = generator.uniform(-1, 1, rows) if biased else None
+    V32 = V.astype(np.float32)
+    forms = {"float64": Stored(V), "float32": Stored(V32)}
+    forms["bf16"] = Stored(packed({"V": V32}, "bf16")["V"])
+    forms["int8"] = Stored(*packed({"V": V32}, "int8").values())
+    for name, stored in forms.items():
+        matrix, exact = Matrix(stored), stored.unpacked().astype(np.float64)
+        dtype = matrix.dtype
+        x, bias = h.astype(dtype), None if c is None else c.astype(dtype)
+        expected = x.astype(np.float64) @ exact.T + (0 if bias is None else bias)
+        # Sums of at most 151 products below 1: each rounding is at most half an ulp of 151.
+        close = 151 * 151 * np.finfo(dtype).eps
+        for found in (matrix.product(x, bias), matrix.product(x[:1], bias)):
+            assert found.dtype == dtype
+            np.testing.assert_allclose(found, expected[: len(found)], rtol=0, atol=close, err_msg=name)
+        whole = matrix.product(x[:1], bias)[0]
+        for start in range(rows):
+            part = matrix.part(start, rows).product(x[:1], None if bias is None else bias[start:])
+            assert np.array_equal(part[0], whole[start:]), name
+        numbers = generator.integers(rows, size=(2, 3))
+        assert np.array_equal(matrix.rows(numbers), stored.unpacked()[numbers])
+
+
+def test_a_large_matrix_is_read_as_one_stream_to_the_same_bits() -> None:
+    V = np.random.default_rng(1).uniform(-1, 1, (5_000, 256)).astype(np.float32)
+    h = np.ones((1, 256), np.float32)
+    whole = Matrix(Stored(V)).product(h, None)[0]
+    assert np.array_equal(Matrix(Stored(V)).part(100, 200).product(h, None)[0], whole[100:200])
+
+
+@pytest.mark.parametrize("wrong", ["V", "h", "y", "c", "scales", "none", "form", "size"])
+def test_the_kernel_reads_no_byte_beyond_a_buffer(wrong: str) -> None:
+    V, scales = np.zeros((3, 4), np.int8), np.zeros(3, np.float32)
+    call: dict[str, Any] = {"form": 3, "rows": 3, "width": 4, "V": V, "scales": scales, "c": scales}
+    call |= {"h": np.zeros(4, np.float32), "y": np.zeros(3, np.float32)}
+    _rows.product(**call)
+    if wrong in ("none", "form", "size"):
+        changes = {"none": {"scales": None}, "form": {"form": 4}, "size": {"rows": 2**40, "width": 2**40}}
+        call |= changes[wrong]
+        message = "must not be None|out of bounds"
+    else:
+        call[wrong], message = call[wrong][:-1], f"^{wrong}: needs"
+    with pytest.raises(ValueError, match=message):
+        _rows.product(**call)
+
+
 def test_clusters_that_cannot_win_are_not_visited(monkeypatch: pytest.MonkeyPatch) -> None:
     config = ModelConfig(
         cell="gru", vocabulary=100, embedding=4, hidden=4, output="adaptive", cutoffs=(10, 40, 70), bias=True
@@ -138,11 +197,9 @@ def test_clusters_that_cannot_win_are_not_visited(monkeypatch: pytest.MonkeyPatc
     weights = float32(drawn_weights(config, 1))
     weights["output.clusters.weight"][:] = 0
     weights["output.clusters.bias"][:] = [-30, 30, -30]
-    output, visited = Output(config, weights), []
-    product = glassgate.runtime.output._product
-    monkeypatch.setattr(
-        "glassgate.runtime.output._product", lambda h, V, c: (visited.append(len(V)), product(h, V, c))[1]
-    )
+    output, visited = output_of(config, weights), []
+    product = Matrix.product
+    monkeypatch.setattr(Matrix, "product", lambda V, h, c: (visited.append(len(V)), product(V, h, c))[1])
     h = np.ones((1, 4), np.float32)
     ((numbers, _),) = output.best(h, 5)
     assert ((numbers >= 40) & (numbers < 70)).all()

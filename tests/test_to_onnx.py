@@ -13,6 +13,7 @@ import pytest
 from by_hand import drawn_weights, runtime_model
 from glassgate import GlassgateError
 from glassgate.exchange import to_onnx
+from glassgate.folder.compact import Stored
 from glassgate.folder.config import ModelConfig
 from glassgate.folder.vocabulary import Vocabulary
 from glassgate.folder.weights import save_weights
@@ -106,7 +107,9 @@ def test_a_model_beyond_two_gigabytes_is_refused(tmp_path: Path, monkeypatch: py
     config, weights = drawn(cell="lstm")
     monkeypatch.setattr(to_onnx, "LARGEST", sum(w.nbytes for w in weights.values()) - 1)
     monkeypatch.setattr(to_onnx, "read_folder", lambda folder: (config, None))
-    monkeypatch.setattr(to_onnx, "map_weights", lambda path, shapes: weights)
+    monkeypatch.setattr(
+        to_onnx, "map_weights", lambda path, shapes: {n: Stored(w) for n, w in weights.items()}
+    )
     with pytest.raises(GlassgateError, match=r"^m: is too large for one ONNX file"):
         to_onnx.export_onnx(Path("m"), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())

@@ -60,7 +60,8 @@ def export_onnx(folder: Path, file: Path, probabilities: bool = False) -> None:
     ``linear_before_reset = 0``, the reset after it 1.
     """
     config, _ = read_folder(folder)
-    weights = map_weights(folder / WEIGHTS, config.tensors())
+    stored = map_weights(folder / WEIGHTS, config.tensors())
+    weights = {name: tensor.unpacked() for name, tensor in stored.items()}
     if sum(values.nbytes for values in weights.values()) > LARGEST:
         raise GlassgateError(f"{folder}: is too large for one ONNX file: its weights take more than 2 GB")
     write_atomically(file, onnx_model(config, weights, probabilities).SerializeToString())

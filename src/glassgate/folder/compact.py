@@ -1,18 +1,51 @@
 """Matrices in fewer bits: bf16, and int8 with a scale for each row."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["SCALES", "Compact", "packed", "unpacked"]
+__all__ = ["SCALES", "Compact", "Stored", "packed"]
 
 Compact = Literal["bf16", "int8"]
 SCALES = ".scales"  # behind the name of a matrix in int8: the name of its scales
 LARGEST_INT8 = 127
 
 Array = npt.NDArray[np.float32]
+
+
+class Stored(NamedTuple):
+    """A tensor as it is stored: float32 (or float64, in memory), bf16 as uint16, or int8 with scales.
+
+    Examples
+    --------
+    >>> Stored(np.array([[0x3F80, 0xBF00]], np.uint16)).unpacked()
+    array([[ 1. , -0.5]], dtype=float32)
+    """
+
+    values: npt.NDArray[Any]
+    scales: Array | None = None  #: of each row of int8
+
+    def unpacked(self) -> npt.NDArray[Any]:
+        """Return the tensor in floating point; the values themselves where they are that already."""
+        if self.scales is not None:
+            return self.values * self.scales.reshape(-1, *[1] * (self.values.ndim - 1))
+        if self.values.dtype == np.uint16:
+            bits = self.values.astype(np.uint32)
+            bits <<= 16
+            return bits.view(np.float32)
+        return self.values
+
+    def finite(self) -> bool:
+        """Tell whether every number is finite."""
+        if not self.values.size:
+            return True
+        if self.scales is not None:
+            return bool(np.isfinite(self.scales * np.float32(LARGEST_INT8 + 1)).all())
+        if self.values.dtype == np.uint16:
+            return bool((self.values & 0x7FFF).max() < 0x7F80)  # the exponent of what is no number
+        return bool(np.isfinite(self.values.min()) and np.isfinite(self.values.max()))
 
 
 def packed(weights: Mapping[str, Array], dtype: Compact) -> dict[str, npt.NDArray[Any]]:
@@ -54,21 +87,3 @@ def packed(weights: Mapping[str, Array], dtype: Compact) -> dict[str, npt.NDArra
             integers = np.clip(np.rint(values / some[:, None]), -LARGEST_INT8, LARGEST_INT8)
             stored[name], stored[name + SCALES] = integers.astype(np.int8), scales
     return stored
-
-
-def unpacked(values: npt.NDArray[Any], scales: npt.NDArray[Any] | None = None) -> Array:
-    """Return as float32 what `packed` stored; what is float32 already is returned as it is.
-
-    Examples
-    --------
-    >>> unpacked(np.array([[0x3F80, 0xBF00]], np.uint16))
-    array([[ 1. , -0.5]], dtype=float32)
-    """
-    if scales is not None:
-        product: Array = values * scales[:, None]
-        return product
-    if values.dtype == np.uint16:
-        bits = values.astype(np.uint32)
-        bits <<= 16
-        return bits.view(np.float32)
-    return values

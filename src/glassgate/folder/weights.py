@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glassgate.errors import GlassgateError
-from glassgate.folder.compact import SCALES, unpacked
+from glassgate.folder.compact import SCALES, Stored
 from glassgate.folder.files import replacing
 
 __all__ = ["load_weights", "map_weights", "read_header", "save_weights"]
@@ -95,14 +95,15 @@ def load_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
     >>> load_weights(path, {"b": (3,)})["b"]
     array([1., 1., 1.], dtype=float32)
     """
-    return {name: values.copy() for name, values in map_weights(path, shapes).items()}
+    stored = map_weights(path, shapes)
+    return {name: np.array(tensor.unpacked()) for name, tensor in stored.items()}
 
 
-def map_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, npt.NDArray[np.float32]]:
-    """Map exactly the tensors that are expected, as float32: read-only, and read where they are used.
+def map_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Stored]:
+    """Map exactly the tensors that are expected, as they are stored: read-only, read where they are used.
 
     Processes that map one file share its memory. The map stays valid when the file is replaced or
-    removed, as `save_weights` does it. Matrices that are stored in fewer bits are unpacked into memory.
+    removed, as `save_weights` does it.
 
     Parameters
     ----------
@@ -114,8 +115,8 @@ def map_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
 
     Returns
     -------
-    dict of str to array
-        The tensors; what is float32 lies in the file itself.
+    dict of str to Stored
+        The tensors, where they lie in the file.
 
     Raises
     ------
@@ -127,7 +128,7 @@ def map_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "model.safetensors"
     >>> save_weights(path, {"b": np.ones(3, np.float32)})
-    >>> map_weights(path, {"b": (3,)})["b"].flags.writeable
+    >>> map_weights(path, {"b": (3,)})["b"].values.flags.writeable
     False
     """
     header = read_header(path)
@@ -154,11 +155,10 @@ def map_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
 
     weights = {}
     for name in shapes:
-        values = unpacked(raw(name), raw(name + SCALES) if name + SCALES in scales else None)
-        # The extremes of an array are no finite numbers where a value is none.
-        if not (np.isfinite(values.min()) and np.isfinite(values.max())):
+        stored = Stored(raw(name), raw(name + SCALES) if name + SCALES in scales else None)
+        if not stored.finite():
             raise GlassgateError(f"{path}: {name} holds a value that is no finite number")
-        weights[name] = values
+        weights[name] = stored
     return weights
 
 

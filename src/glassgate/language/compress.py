@@ -72,7 +72,9 @@ def compress(
             for name in (CONFIG, TOKENIZER, METRICS, PICTURE):
                 if (folder / name).exists():
                     shutil.copyfile(folder / name, work / name)
-            save_weights(work / WEIGHTS, packed(map_weights(folder / WEIGHTS, config.tensors()), dtype))
+            stored = map_weights(folder / WEIGHTS, config.tensors())
+            weights = {name: tensor.values for name, tensor in stored.items()}
+            save_weights(work / WEIGHTS, packed(weights, dtype))
             for when, place in (("before", folder), ("after", work)):
                 figures[f"bytes_{when}"] = (place / WEIGHTS).stat().st_size
                 if texts:

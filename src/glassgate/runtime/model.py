@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from glassgate.errors import GlassgateError
+from glassgate.folder.compact import Stored
 from glassgate.folder.config import ModelConfig
 from glassgate.folder.model import WEIGHTS, read_folder
 from glassgate.folder.vocabulary import Vocabulary
 from glassgate.folder.weights import map_weights
 from glassgate.runtime.detokenise import Detokeniser
+from glassgate.runtime.matrix import Array
 from glassgate.runtime.network import Network, State
-from glassgate.runtime.output import Array, Best
+from glassgate.runtime.output import Best
 from glassgate.runtime.prefixes import Prefixes
 from glassgate.runtime.sampling import Sampling
 from glassgate.runtime.session import Session
@@ -72,7 +74,7 @@ class Model:
     config, vocabulary
         What the model is, and its words.
     weights
-        As model.safetensors holds them, all float32 or all float64.
+        As model.safetensors holds them; or arrays, all float32 or all float64.
     threads
         As for `load`.
 
@@ -93,7 +95,11 @@ class Model:
     """
 
     def __init__(
-        self, config: ModelConfig, vocabulary: Vocabulary, weights: Mapping[str, Array], threads: int = 1
+        self,
+        config: ModelConfig,
+        vocabulary: Vocabulary,
+        weights: "Mapping[str, Stored | Array]",
+        threads: int = 1,
     ) -> None:
         if not 0 <= threads <= 1024:
             raise GlassgateError(f"threads: must be from 0 to 1024, got {threads}")

@@ -6,9 +6,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from glassgate.folder.compact import Stored
 from glassgate.folder.config import ModelConfig
 from glassgate.kernels import LSTMForward, PackedGRU, PackedLSTM, using_threads
-from glassgate.runtime.output import QUIET, Array, Numbers, Output
+from glassgate.runtime.matrix import Array, Matrix, Numbers
+from glassgate.runtime.output import QUIET, Output
 
 __all__ = ["Network", "State"]
 
@@ -27,7 +29,7 @@ class Network:
     config
         Sizes and forms.
     weights
-        As model.safetensors holds them, all float32 or all float64.
+        As model.safetensors holds them; or arrays, all float32 or all float64.
     threads
         That a step may use; 0: as many as `glassgate.kernels.num_threads` says.
 
@@ -47,13 +49,18 @@ class Network:
     array([-2.0794, -2.0794], dtype=float32)
     """
 
-    def __init__(self, config: ModelConfig, weights: Mapping[str, Array], threads: int = 1) -> None:
+    def __init__(
+        self, config: ModelConfig, weights: "Mapping[str, Stored | Array]", threads: int = 1
+    ) -> None:
         self.config = config
         self.threads = threads
-        self.embedding = weights["embedding.weight"]
-        self.projection = weights.get("projection.weight")
-        self.output = Output(config, weights)
-        self.layers = [_layer(config, weights, number) for number in range(config.layers)]
+        stored = {name: w if isinstance(w, Stored) else Stored(w) for name, w in weights.items()}
+        self.embedding = Matrix(stored.pop("embedding.weight"))
+        V = self.embedding if config.tied else Matrix(stored.pop("output.weight"))
+        others = {name: tensor.unpacked() for name, tensor in stored.items()}
+        self.projection = others.get("projection.weight")
+        self.output = Output(config, V, others)
+        self.layers = [_layer(config, others, number) for number in range(config.layers)]
 
     def initial_state(self, sequences: int) -> State:
         """Return the state before the first word: zeros."""
@@ -63,7 +70,7 @@ class Network:
 
     def step(self, words: npt.NDArray[np.integer[Any]], state: State) -> None:
         """Read one word of each sequence: words [N]; the state goes on in place."""
-        x = self.embedding[words]
+        x = self.embedding.rows(words)
         with using_threads(self.threads):
             for layer, own in zip(self.layers, zip(*state, strict=True), strict=True):
                 layer.step(x, *own)
@@ -71,7 +78,7 @@ class Network:
 
     def run(self, words: Numbers, state: State) -> Array:
         """Read words [T, N] and return what V multiplies, [T, N, width]; the state goes on in place."""
-        x = self.embedding[words]
+        x = self.embedding.rows(words)
         for layer, own in zip(self.layers, zip(*state, strict=True), strict=True):
             result = layer.forward(x, *own)
             x = result.hidden

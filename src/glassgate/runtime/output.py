@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from glassgate.errors import GlassgateError
+from glassgate.folder.compact import Stored
 from glassgate.folder.config import ModelConfig
+from glassgate.runtime.matrix import Array, Matrix, Numbers
 
-__all__ = ["QUIET", "Array", "Best", "Numbers", "Output"]
+__all__ = ["QUIET", "Best", "Output"]
 
-Array: TypeAlias = npt.NDArray[np.floating[Any]]
-Numbers: TypeAlias = npt.NDArray[np.int64]
 Best: TypeAlias = tuple[Numbers, npt.NDArray[np.float64]]
 """Word numbers, the most probable first, and their probabilities."""
 
@@ -29,8 +29,10 @@ class Output:
     ----------
     config
         Of the model.
+    V
+        Its output matrix, [vocabulary, width].
     weights
-        As model.safetensors holds them.
+        The others as model.safetensors holds them, unpacked.
 
     Notes
     -----
@@ -47,20 +49,22 @@ class Output:
     Examples
     --------
     >>> config = ModelConfig(cell="lstm", vocabulary=4, embedding=2, hidden=2, tied=False)
-    >>> weights = {"output.weight": np.eye(4, 2), "output.bias": np.zeros(4)}
-    >>> Output(config, weights).best(np.array([[np.log(2), 0.0]]), 2)
+    >>> output = Output(config, Matrix(Stored(np.eye(4, 2))), {"output.bias": np.zeros(4)})
+    >>> output.best(np.array([[np.log(2), 0.0]]), 2)
     [(array([0, 1]), array([0.4, 0.2]))]
     """
 
-    def __init__(self, config: ModelConfig, weights: Mapping[str, Array]) -> None:
-        V = weights["embedding.weight" if config.tied else "output.weight"]
+    def __init__(self, config: ModelConfig, V: Matrix, weights: Mapping[str, Array]) -> None:
         c = weights.get("output.bias")
         self.words = config.vocabulary
         bounds = list(pairwise((0, *config.cutoffs, config.vocabulary)))
         self.first = bounds[0][1]
-        self.entries = weights.get("output.clusters.weight")
+        entries = weights.get("output.clusters.weight")
+        self.entries = None if entries is None else Matrix(Stored(entries))
         self.entry_biases = weights.get("output.clusters.bias")
-        self.parts = [(start, V[start:stop], None if c is None else c[start:stop]) for start, stop in bounds]
+        self.parts = [
+            (start, V.part(start, stop), None if c is None else c[start:stop]) for start, stop in bounds
+        ]
 
     @QUIET
     def log_probabilities(self, h: Array) -> Array:
@@ -69,7 +73,7 @@ class Output:
         head, clusters = self._head(h)
         result[:, : self.first] = head
         for number, (start, V, c) in enumerate(self.parts[1:]):
-            rows = _log_softmax(_product(h, V, c))
+            rows = _log_softmax(V.product(h, c))
             rows += clusters[:, number, None]
             result[:, start : start + len(V)] = rows
         return result
@@ -84,7 +88,7 @@ class Output:
         for number, (start, V, c) in enumerate(self.parts[1:]):
             rows = np.flatnonzero((start <= targets) & (targets < start + len(V)))
             if rows.size:
-                logs = _log_softmax(_product(h[rows], V, c))
+                logs = _log_softmax(V.product(h[rows], c))
                 within = logs[np.arange(rows.size), targets[rows] - start]
                 result[rows] = within + clusters[rows, number]
         return result
@@ -126,7 +130,7 @@ class Output:
                 if span is not None and not span.size:
                     continue
                 rows = [m for m in going if order[m, place] == number]
-                logs = _log_softmax(_product(h[rows], V, c))
+                logs = _log_softmax(V.product(h[rows], c))
                 logs += clusters[rows, number, None]
                 for m, row in zip(rows, logs, strict=True):
                     found[m] = _merge(found[m], _select(row, k, start, span, hidden[number + 1]), k)
@@ -135,20 +139,12 @@ class Output:
     def _head(self, h: Array) -> tuple[Array, Array]:
         """Return log p of the words of the head [M, first] and of the clusters [M, clusters]."""
         _, V, c = self.parts[0]
-        logits = _product(h, V, c)
+        logits = V.product(h, c)
         if self.entries is None:
             return _log_softmax(logits), logits[:, :0]
-        entries = _product(h, self.entries, self.entry_biases)
+        entries = self.entries.product(h, self.entry_biases)
         logs = _log_softmax(np.concatenate((logits, entries), axis=1))
         return logs[:, : self.first], logs[:, self.first :]
-
-
-def _product(h: Array, V: Array, c: Array | None) -> Array:
-    """V h + c for each row of h; one row is a product of a matrix and a vector, and reads V once."""
-    logits = (V @ h[0])[None] if len(h) == 1 else h @ V.T
-    if c is not None:
-        logits += c
-    return logits
 
 
 def _log_softmax(logits: Array) -> Array:
