@@ -16,7 +16,8 @@ lint: .venv/.dev
 	$(BIN)/ruff format --check src tests benchmarks docs
 	$(BIN)/mypy
 
-bench: .venv/.run
+bench: .venv/.bench
+	$(BIN)/python benchmarks/layers.py
 	$(BIN)/python benchmarks/language.py
 
 docs: .venv/.docs
@@ -48,6 +49,10 @@ clean:
 
 .venv/.dev: .venv/.run
 	$(PIP) --editable '.[train,dev]'
+	@touch $@
+
+.venv/.bench: .venv/.run
+	$(PIP) --editable '.[train,bench]'
 	@touch $@
 
 .venv/.docs: .venv/.run

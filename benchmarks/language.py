@@ -5,9 +5,11 @@ two LSTM layers of 200, batch 20, unroll 35, dropout 0.2, full softmax, plain SG
 clipping. Ours trains the same network through the steps of `glassgate train`, once with the full and
 once with the adaptive softmax. First both are given the same weights and must find the same loss.
 Then their steps are timed in turn, ours and the peer's within one round, and the median of the rounds
-counts.
+counts. `--profile` adds where the time of a step goes and what memory it takes: at the most, in a process
+of its own, above weights and moments. `--words N` trains each on the first N words and measures the
+perplexity of what was learned on held-out text, by the same function.
 
-    python benchmarks/language.py [TEXT] [--rounds 7] [--steps 2] [--json]
+    python benchmarks/language.py [TEXT] [--rounds 7] [--steps 2] [--profile] [--words N] [--json]
 
 Without TEXT the words are drawn from a Zipf distribution over 33,278 words, as many as WikiText-2 has.
 """
@@ -17,12 +19,15 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,11 +35,15 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from glassgate.folder.vocabulary import Vocabulary
-from glassgate.language.corpus import Corpus, TextOptions, TokenArray, prepare
+from glassgate.language.corpus import Corpus, TextOptions, TokenArray, open_tokens, prepare
+from glassgate.language.held_out import perplexity
 from glassgate.language.options import TrainOptions
 from glassgate.language.trainer import WORK, Trainer
 
 WORDS, WIDTH, BATCH, UNROLL, DROPOUT = 33_278, 200, 20, 35, 0.2
+KINDS = ("peer", "full", "adaptive")
+RATE = 3e-3  # of ours, constant here; the peer's is 20
+HELD_OUT = 50_000  # words that are measured
 
 
 class Peer(nn.Module):
@@ -53,9 +62,46 @@ class Peer(nn.Module):
         logits: Tensor = self.decoder(self.drop(h))
         return logits, last
 
+    def arrays(self) -> dict[str, Any]:
+        """Return the weights under the names of our model."""
+        names = {"encoder.weight": "embedding.weight"}
+        names |= {f"decoder.{part}": f"output.{part}" for part in ("weight", "bias")}
+        return {names.get(name, name): value.numpy() for name, value in self.state_dict().items()}
 
-def peer_loop(peer: Peer, tokens: TokenArray) -> Callable[[], float]:
+
+class Parts:
+    """Where the time of a step goes: each mark gives a part what passed since the mark before."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.last = time.perf_counter()
+
+    def mark(self, part: str) -> None:
+        """Give a part the time since the last mark."""
+        now = time.perf_counter()
+        self.seconds[part] += now - self.last
+        self.last = now
+
+    def watch(self, embedding: nn.Module, rnn: nn.Module) -> None:
+        """Mark the ends of both passes of these; what lies between them and the loss is the output's."""
+
+        def ends(part: str, before: str) -> Callable[..., None]:
+            def hook(module: nn.Module, inputs: Any, result: Any) -> None:
+                self.mark(part)
+                x = result if isinstance(result, Tensor) else result[0]
+                if x.requires_grad:
+                    x.register_hook(lambda gradient: self.mark(before))
+
+            return hook
+
+        embedding.register_forward_pre_hook(lambda module, inputs: self.mark("data"))
+        embedding.register_forward_hook(ends("embedding", before="recurrence"))
+        rnn.register_forward_hook(ends("recurrence", before="output"))
+
+
+def peer_loop(peer: Peer, tokens: TokenArray, parts: Parts | None = None) -> Callable[[], float]:
     """Return a function that does one step of the example's loop and gives its loss."""
+    mark = (lambda part: None) if parts is None else parts.mark
     length = len(tokens) // BATCH
     columns = torch.from_numpy(tokens[: length * BATCH].astype(np.int64)).view(BATCH, length).t().contiguous()
     state = (torch.zeros(2, BATCH, WIDTH), torch.zeros(2, BATCH, WIDTH))
@@ -70,15 +116,41 @@ def peer_loop(peer: Peer, tokens: TokenArray) -> Callable[[], float]:
         logits, last = peer(words, (state[0].detach(), state[1].detach()))
         state = last
         loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        mark("output")
         loss.backward()  # type: ignore[no-untyped-call]
+        mark("embedding")
         nn.utils.clip_grad_norm_(peer.parameters(), 0.25)
         with torch.no_grad():
             for parameter in peer.parameters():
                 assert parameter.grad is not None
                 parameter.add_(parameter.grad, alpha=-20.0)
+        mark("optimiser")
         return loss.item()
 
     return step
+
+
+def our_loop(trainer: Trainer, parts: Parts | None = None) -> Callable[[], None]:
+    """Return a function that does one step of `glassgate train`."""
+    if parts is not None:
+        parts.watch(trainer.model.embedding, trainer.model.rnn)
+        for owner, name, before, after in (
+            (trainer.model, "loss", None, "output"),
+            (trainer.optimizer, "step", "embedding", "optimiser"),
+        ):
+            setattr(owner, name, _marked(getattr(owner, name), parts, before, after))
+    return partial(trainer.step, RATE)
+
+
+def _marked(call: Callable[..., Any], parts: Parts, before: str | None, after: str) -> Callable[..., Any]:
+    def marked(*arguments: Any) -> Any:
+        if before is not None:
+            parts.mark(before)
+        result = call(*arguments)
+        parts.mark(after)
+        return result
+
+    return marked
 
 
 def our_trainer(corpus: Corpus, folder: Path, output: str) -> Trainer:
@@ -92,7 +164,7 @@ def our_trainer(corpus: Corpus, folder: Path, output: str) -> Trainer:
         batch=BATCH,
         unroll=UNROLL,
         dropout=DROPOUT,
-        learning_rate=1e-3,
+        learning_rate=RATE,
         epochs=1,
     )
     return Trainer(folder, options, corpus, Console(file=sys.stderr))
@@ -100,14 +172,8 @@ def our_trainer(corpus: Corpus, folder: Path, output: str) -> Trainer:
 
 def check_same_loss(peer: Peer, ours: Trainer, tokens: TokenArray) -> float:
     """Give ours the peer's weights and compare the losses of one batch; return the difference."""
-    arrays = {name: value.detach().numpy() for name, value in peer.rnn.state_dict(prefix="rnn.").items()}
-    arrays["embedding.weight"] = peer.encoder.weight.detach().numpy()
-    arrays["output.weight"], arrays["output.bias"] = (
-        peer.decoder.weight.detach().numpy(),
-        peer.decoder.bias.detach().numpy(),
-    )
     kept = {name: values.copy() for name, values in ours.model.arrays().items()}
-    ours.model.load_arrays(arrays)
+    ours.model.load_arrays(peer.arrays())
     words = torch.from_numpy(tokens[: (UNROLL + 1) * BATCH].astype(np.int64)).view(UNROLL + 1, BATCH)
     peer.eval()
     ours.model.eval()
@@ -138,10 +204,23 @@ def main() -> None:
     parser.add_argument("text", nargs="?", type=Path)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=2, help="steps of each in a round")
+    parser.add_argument("--profile", action="store_true", help="parts of a step and peak memory as well")
+    parser.add_argument("--words", type=int, default=0, help="train each on so many words and compare")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--memory", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.memory:
+        kind, prepared = arguments.memory
+        print(peak_memory(kind, Path(prepared)))
+        return
     with tempfile.TemporaryDirectory() as name:
-        result = measure(Path(name), arguments.text, arguments.rounds, arguments.steps)
+        folder = Path(name)
+        corpus, result = tokenise(folder, arguments.text)
+        result |= measure(folder, corpus, arguments.rounds, arguments.steps)
+        if arguments.profile:
+            result |= profile(folder, corpus, arguments.rounds * arguments.steps)
+        if arguments.words:
+            result |= compare(folder, corpus, arguments.words)
     if arguments.json:
         print(json.dumps(result))
         return
@@ -149,8 +228,8 @@ def main() -> None:
         print(f"{key:<34} {value:,.2f}" if isinstance(value, float) else f"{key:<34} {value}")
 
 
-def measure(folder: Path, text: Path | None, rounds: int, steps: int) -> dict[str, str | int | float]:
-    """Time all in turn and return words/s and ratios, with what they were measured on."""
+def tokenise(folder: Path, text: Path | None) -> tuple[Corpus, dict[str, Any]]:
+    """Return the corpus, and on what it is measured."""
     if text is None:
         text = folder / "zipf.txt"
         zipf_text(text)
@@ -159,16 +238,35 @@ def measure(folder: Path, text: Path | None, rounds: int, steps: int) -> dict[st
     options = TextOptions(minimum_count=1)
     corpus = prepare([text], [], [], options, folder / WORK, lambda line: None)
     tokenised = text.stat().st_size / (time.perf_counter() - started) / 1e6
-    vocabulary: Vocabulary = corpus.vocabulary
+    corpus.vocabulary.save(folder / "tokenizer.json")
+    return corpus, {
+        "machine": f"{platform.machine()}, {os.cpu_count()} processors, torch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+        "vocabulary": len(corpus.vocabulary),
+        "tokenised, MB/s": tokenised,
+    }
+
+
+def new_peer(corpus: Corpus) -> Peer:
+    """Return the example's network, begun as the example begins it."""
     torch.manual_seed(1)
-    peer = Peer(len(vocabulary))
+    peer = Peer(len(corpus.vocabulary))
+    for weight in (peer.encoder.weight, peer.decoder.weight):
+        nn.init.uniform_(weight, -0.1, 0.1)
+    nn.init.zeros_(peer.decoder.bias)
+    return peer
+
+
+def measure(folder: Path, corpus: Corpus, rounds: int, steps: int) -> dict[str, Any]:
+    """Time all in turn and return words/s and ratios."""
+    peer = new_peer(corpus)
     trainers = {output: our_trainer(corpus, folder, output) for output in ("full", "adaptive")}
     difference = check_same_loss(peer, trainers["full"], corpus.train)
     # Two float32 sums of the same 200 products and 33,278 exponentials: about 1e-6 of a loss of 10.
     if difference > 1e-4:
         sys.exit(f"the two networks disagree on the loss by {difference:.2g}: nothing was timed")
     loops: dict[str, Callable[[], object]] = {"peer": peer_loop(peer, corpus.train)}
-    loops |= {name: partial(trainer.step, 1e-3) for name, trainer in trainers.items()}
+    loops |= {name: our_loop(trainer) for name, trainer in trainers.items()}
     times: dict[str, list[float]] = {name: [] for name in loops}
     for number in range(rounds + 1):  # the first round warms up
         for name, step in loops.items():
@@ -184,17 +282,81 @@ def measure(folder: Path, text: Path | None, rounds: int, steps: int) -> dict[st
         for name in trainers
     }
     return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} processors, torch {torch.__version__}, "
-        f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
-        "vocabulary": len(vocabulary),
         "difference of the losses": f"{difference:.1e}",
-        "tokenised, MB/s": tokenised,
         "plain torch loop, words/s": speed["peer"],
         "ours, full softmax, words/s": speed["full"],
         "ours, adaptive softmax, words/s": speed["adaptive"],
         "ratio, full softmax": ratios["full"],
         "ratio, adaptive softmax": ratios["adaptive"],
     }
+
+
+def loop(
+    kind: str, corpus: Corpus, folder: Path, parts: Parts | None = None
+) -> tuple[Any, Callable[[], Any]]:
+    """Return a network with its trainer or alone, and what does one step of it."""
+    if kind == "peer":
+        peer = new_peer(corpus)
+        if parts is not None:
+            parts.watch(peer.encoder, peer.rnn)
+        return peer, peer_loop(peer, corpus.train, parts)
+    trainer = our_trainer(corpus, folder, kind)
+    return trainer, our_loop(trainer, parts)
+
+
+def profile(folder: Path, corpus: Corpus, steps: int) -> dict[str, Any]:
+    """Return the milliseconds of a step by its parts, and the most memory that a step takes."""
+    result: dict[str, Any] = {}
+    for kind in KINDS:
+        parts = Parts()
+        _, step = loop(kind, corpus, folder, parts)
+        step()
+        parts.seconds.clear()
+        for _ in range(steps):
+            parts.last = time.perf_counter()
+            step()
+        milliseconds = {part: 1e3 * seconds / steps for part, seconds in parts.seconds.items()}
+        result[f"{kind}, ms of a step"] = ", ".join(f"{part} {ms:.1f}" for part, ms in milliseconds.items())
+        command = [sys.executable, __file__, "--memory", kind, str(folder)]
+        told = subprocess.run(command, check=True, capture_output=True, text=True)
+        result[f"{kind}, peak memory, MB"] = float(told.stdout)
+    return result
+
+
+def peak_memory(kind: str, folder: Path) -> float:
+    """Return the most memory that training took in this process, in MB, without weights and moments."""
+    corpus = open_tokens(Vocabulary.load(folder / "tokenizer.json"), "line", folder / WORK, "")
+    before = _memory("VmRSS")
+    owner, step = loop(kind, corpus, folder)
+    for _ in range(3):
+        step()
+    parameters: Iterable[Tensor] = (owner if kind == "peer" else owner.model).parameters()
+    copies = 1 if kind == "peer" else 3  # SGD has no moments
+    return _memory("VmHWM") - before - copies * sum(p.numel() * p.element_size() for p in parameters) / 1e6
+
+
+def _memory(name: str) -> float:
+    status = Path("/proc/self/status").read_text()
+    return next(int(row.split()[1]) * 1024 / 1e6 for row in status.splitlines() if row.startswith(name))
+
+
+def compare(folder: Path, corpus: Corpus, words: int) -> dict[str, Any]:
+    """Train each on the same words, once through, and measure what it learned on the same text."""
+    result: dict[str, Any] = {}
+    for kind in KINDS:
+        owner, step = loop(kind, corpus, folder)
+        started = time.perf_counter()
+        for _ in range(words // (BATCH * UNROLL)):
+            step()
+        seconds = time.perf_counter() - started
+        model = (our_trainer(corpus, folder, "full") if kind == "peer" else owner).model
+        if kind == "peer":
+            model.load_arrays(owner.arrays())
+        else:
+            owner.optimizer.catch_up()
+        value = perplexity(model.eval(), corpus.valid[:HELD_OUT], corpus.vocabulary.eos, 10)
+        result[f"{kind}, after {words:,} words"] = f"perplexity {value:,.1f} in {seconds:,.1f} s"
+    return result
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ import numpy as np
 
 from glassgate import equations
 from glassgate.folder.config import ModelConfig
+from glassgate.folder.vocabulary import Vocabulary
 from glassgate.language.model import NextWordModel
+from glassgate.runtime import Model
 
 
 def drawn_weights(config: ModelConfig, seed: int) -> dict[str, Any]:
@@ -53,3 +55,8 @@ def model_in_float64(config: ModelConfig, weights: dict[str, Any]) -> NextWordMo
     zeros = model.initial_state
     model.initial_state = lambda batch: tuple(part.double() for part in zeros(batch))  # type: ignore[method-assign]
     return model
+
+
+def runtime_model(config: ModelConfig, weights: dict[str, Any], vocabulary: Vocabulary) -> Model:
+    """Return a model of the runtime with copies of the weights, in their own dtype."""
+    return Model(config, vocabulary, {name: values.copy() for name, values in weights.items()})

@@ -90,7 +90,7 @@ def serve() -> None:
     # nothing before the forks: threads that compute would not survive them.
     import torch
 
-    import glassgate.language.prediction
+    import glassgate.language.evaluation
     import glassgate.language.training  # noqa: F401
     from glassgate.language.picture import draw_loss
 

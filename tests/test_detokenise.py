@@ -12,9 +12,9 @@ from rich.console import Console
 
 from glassgate.folder.vocabulary import EOS, Vocabulary
 from glassgate.language import progress
-from glassgate.language.detokenise import Detokeniser
 from glassgate.language.picture import draw_loss
 from glassgate.language.progress import ProgressDisplay, clock
+from glassgate.runtime.detokenise import Detokeniser
 
 
 def write(tokens: list[str]) -> str:

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
-from by_hand import drawn_weights, model_in_float64, probabilities
+from by_hand import drawn_weights, model_in_float64, probabilities, runtime_model
 from glassgate import GlassgateError
 from glassgate.folder.config import ModelConfig
 from glassgate.folder.vocabulary import EOS, UNK, Vocabulary
-from glassgate.language import evaluation
-from glassgate.language.evaluation import Evaluation, evaluate, perplexity
+from glassgate.language import evaluation, held_out
+from glassgate.language.evaluation import Evaluation, evaluate
+from glassgate.language.held_out import perplexity
+from glassgate.runtime.prefixes import Prefixes
 
 TEXT = """the gate opens and the gate closes
 the baker opens the door
@@ -32,16 +32,14 @@ WORDS = "the gate opens and closes baker door a"
 class Table:
     """A model whose y depends on the word before alone: a table of log y, [words, words]."""
 
-    def __init__(self, logs: Any, eos: str) -> None:
-        self.logs = torch.from_numpy(logs)
+    def __init__(self, logs: Any, vocabulary: Vocabulary, eos: str) -> None:
+        self.vocabulary, self.prefixes = vocabulary, Prefixes(vocabulary)
         self.config = SimpleNamespace(eos=eos)
-        self.output = SimpleNamespace(log_probabilities=lambda features: self.logs[features].clone())
-
-    def initial_state(self, batch: int) -> Any:
-        return ()
-
-    def __call__(self, words: Tensor, state: Any) -> tuple[Tensor, Any]:
-        return words, state
+        self.network = SimpleNamespace(
+            initial_state=lambda sequences: (),
+            run=lambda words, state: words[:, :, None],
+            output=SimpleNamespace(log_probabilities=lambda h: logs[h[:, 0]].copy()),
+        )
 
 
 def tokens_of(text: str, vocabulary: Vocabulary, eos: str) -> list[tuple[int, str]]:
@@ -117,8 +115,8 @@ def test_every_figure_is_its_definition(scratch: Path, data: st.DataObject) -> N
     size = len(vocabulary)
     # Few levels, so that words tie often.
     levels = data.draw(st.lists(st.integers(0, 3), min_size=size * size, max_size=size * size))
-    logits = torch.tensor(levels, dtype=torch.float32).view(size, size)
-    logs = torch.log_softmax(logits, -1).numpy()
+    logits = np.array(levels, np.float32).reshape(size, size)
+    logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     word = st.one_of(st.sampled_from(words), spellings, st.sampled_from([UNK, EOS, "zebra"]))
     lines = data.draw(st.lists(st.lists(word, max_size=6), min_size=1, max_size=5))
     text = "\n".join(map(" ".join, lines)) + "\n"
@@ -128,7 +126,7 @@ def test_every_figure_is_its_definition(scratch: Path, data: st.DataObject) -> N
     block = data.draw(st.sampled_from([1, 2, 5, 256]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "BLOCK", block)
-        found = evaluate(Table(logs, eos), vocabulary, [scratch])  # type: ignore[arg-type]
+        found = evaluate(Table(logs, vocabulary, eos), [scratch])  # type: ignore[arg-type]
     expected = by_definition(logs, vocabulary, text, eos)
     # Sums of at most 40 float32 numbers in float64, in another order: 40 eps of the sum.
     assert found.perplexity == pytest.approx(expected.perplexity, rel=1e-12)
@@ -145,7 +143,7 @@ def test_of_equally_probable_words_only_three_are_shown(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("a abcd\n")
     logs = np.full((5, 5), -np.log(5), np.float32)
-    found = evaluate(Table(logs, "none"), vocabulary, [text])  # type: ignore[arg-type]
+    found = evaluate(Table(logs, vocabulary, "none"), [text])  # type: ignore[arg-type]
     # abcd is the fourth of all, of those with a, with ab not: ab, abc, abcd. Three keys instead of five.
     assert found.keystroke_savings == 1 - 3 / 5
     assert found.recall == {1: 0.0, 3: 0.0, 10: 1.0}
@@ -182,14 +180,13 @@ def test_perplexity_by_the_equations_over_one_stream(
     y = probabilities(config, weights, whole[:-1, None])[:, 0]
     count = len(whole) - 1
     expected = float(np.exp(-np.log(y[np.arange(count), whole[1:]]).sum() / count))
-    model = model_in_float64(config, weights)
-    found = evaluate(model, vocabulary, [text])
+    found = evaluate(runtime_model(config, weights, vocabulary), [text])
     # The tolerance of test_model.py, of a mean.
     assert found.perplexity == pytest.approx(expected, rel=1e-12)
     assert found.tokens == count == (28 if eos else 22)
     assert found.unk_rate == (whole[1:] == vocabulary.unk).sum() / count
     assert found.unk_rate > 0
-    alone = perplexity(model, numbers.astype(np.uint16), vocabulary.eos)
+    alone = perplexity(model_in_float64(config, weights), numbers.astype(np.uint16), vocabulary.eos)
     assert alone == pytest.approx(expected, rel=1e-12)
 
 
@@ -214,17 +211,18 @@ def test_blocks_change_nothing_but_rounding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
     config, weights, vocabulary = example("gru")
-    model = model_in_float64(config, weights)
+    model, in_torch = runtime_model(config, weights, vocabulary), model_in_float64(config, weights)
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
     numbers = np.array([n for n, _ in tokens_of(TEXT, vocabulary, "line")], np.uint16)
     reports: list[tuple[int, float]] = []
-    whole, by_tokens = evaluate(model, vocabulary, [text]), perplexity(model, numbers, vocabulary.eos, 2)
+    whole, by_tokens = evaluate(model, [text]), perplexity(in_torch, numbers, vocabulary.eos, 2)
     monkeypatch.setattr(evaluation, "BLOCK", block)
-    cut = evaluate(model, vocabulary, [text], lambda count, value: reports.append((count, value)))
+    monkeypatch.setattr(held_out, "BLOCK", block)
+    cut = evaluate(model, [text], lambda count, value: reports.append((count, value)))
     # Products over other numbers of rows may be summed in another order; as above.
     assert cut.perplexity == pytest.approx(whole.perplexity, rel=1e-12)
-    assert perplexity(model, numbers, vocabulary.eos, 2) == pytest.approx(by_tokens, rel=1e-12)
+    assert perplexity(in_torch, numbers, vocabulary.eos, 2) == pytest.approx(by_tokens, rel=1e-12)
     for name in ("tokens", "unk_rate", "recall", "recall_in_vocabulary", "keystroke_savings"):
         assert getattr(cut, name) == getattr(whole, name), name
     assert [count for count, _ in reports] == [*range(block, 28, block), 28]
@@ -233,13 +231,13 @@ def test_blocks_change_nothing_but_rounding(
 
 def test_several_files_are_one_stream(tmp_path: Path) -> None:
     config, weights, vocabulary = example("lstm")
-    model = model_in_float64(config, weights)
+    model = runtime_model(config, weights, vocabulary)
     lines = TEXT.splitlines(keepends=True)
     paths = [tmp_path / name for name in ("whole", "first", "second")]
     for path, part in zip(paths, (lines, lines[:2], lines[2:]), strict=True):
         path.write_text("".join(part))
-    assert evaluate(model, vocabulary, paths[1:]) == evaluate(model, vocabulary, paths[:1])
-    assert evaluate(model, vocabulary, paths[:0:-1]) != evaluate(model, vocabulary, paths[:1])
+    assert evaluate(model, paths[1:]) == evaluate(model, paths[:1])
+    assert evaluate(model, paths[:0:-1]) != evaluate(model, paths[:1])
 
 
 def test_json_has_the_keys_that_are_promised() -> None:
@@ -264,28 +262,28 @@ def test_nothing_to_predict_is_one_line(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("gate\n")
     with pytest.raises(GlassgateError, match=r"^the text: has no word to predict: expected a longer text$"):
-        evaluate(model_in_float64(config, weights), vocabulary, [text])
+        evaluate(runtime_model(config, weights, vocabulary), [text])
 
 
 @pytest.mark.parametrize("factor", [1e5, 1e300])
 def test_a_perplexity_beyond_all_numbers_is_one_line(tmp_path: Path, factor: float) -> None:
     """exp overflows above 709 nats a word; weights larger still give no number at all."""
     config, weights, vocabulary = example("lstm")
-    model = model_in_float64(config, weights | {"output.bias": factor * weights["output.bias"]})
+    weights["output.bias"] *= factor
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
     with pytest.raises(GlassgateError, match=r"^the model: its perplexity is no finite number"):
-        evaluate(model, vocabulary, [text])
-    assert perplexity(model, np.array([3, 4, 5], np.uint16), 1) == np.inf
+        evaluate(runtime_model(config, weights, vocabulary), [text])
+    assert perplexity(model_in_float64(config, weights), np.array([3, 4, 5], np.uint16), 1) == np.inf
 
 
 def test_a_closed_vocabulary_meets_a_word_that_it_does_not_know(tmp_path: Path) -> None:
     vocabulary = Vocabulary.build([WORDS], tokens="spaces", eos=False, closed=True)
     config = ModelConfig(cell="lstm", vocabulary=len(vocabulary), embedding=3, hidden=3, eos="none")
-    model = model_in_float64(config, drawn_weights(config, 0))
+    model = runtime_model(config, drawn_weights(config, 0), vocabulary)
     text = tmp_path / "text.txt"
     text.write_text("the gate opens\n")
-    assert evaluate(model, vocabulary, [text]).unk_rate == 0
+    assert evaluate(model, [text]).unk_rate == 0
     text.write_text("the stranger opens\n")
     with pytest.raises(GlassgateError, match=r"'stranger' is not in the closed vocabulary$"):
-        evaluate(model, vocabulary, [text])
+        evaluate(model, [text])

@@ -12,6 +12,7 @@ from glassgate import GlassgateError
 from glassgate.folder.vocabulary import Vocabulary
 from glassgate.language.corpus import Corpus
 from glassgate.language.options import Plan, TrainOptions
+from glassgate.layers.cutoffs import choose_cutoffs
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ from glassgate.language.options import Plan, TrainOptions
         ),
         ("cell", "rnn", "--cell: must be lstm or gru, got 'rnn'"),
         ("reset", "never", "--reset: must be before or after, got 'never'"),
-        ("output", "sampled", "--output: must be full or adaptive, got 'sampled'"),
+        ("output", "sampled", "--output: must be auto or full or adaptive, got 'sampled'"),
         ("tokens", "letters", "--tokens: must be spaces or words, got 'letters'"),
         ("eos", "word", "--eos: must be line or paragraph or none, got 'word'"),
         ("minimum_count", 0, "--minimum-count: must be at least 1, got 0"),
@@ -140,21 +141,25 @@ def test_dropout_follows_text_and_size(tokens: int, hidden: int, dropout: float)
 
 
 @pytest.mark.parametrize(
-    ("words", "given", "output", "cutoffs"),
+    ("words", "given", "output"),
     [
-        (9_999, None, "full", ()),
-        (10_000, None, "adaptive", (1_000, 5_000)),
-        (15_000, None, "adaptive", (1_000, 5_000)),
-        (15_001, None, "adaptive", (1_000, 5_000, 15_000)),
-        (15_001, "full", "full", ()),
-        (1_001, "adaptive", "adaptive", (1_000,)),
+        (9_999, "auto", "full"),
+        (10_000, "auto", "adaptive"),
+        (15_001, "full", "full"),
+        (2, "adaptive", "adaptive"),
+        (3_000, "adaptive", "adaptive"),
     ],
 )
-def test_the_output_follows_the_vocabulary(
-    words: int, given: Any, output: str, cutoffs: tuple[int, ...]
-) -> None:
-    config = Plan.make(TrainOptions(output=given, hidden=8, embedding=8), corpus(1_000, words)).config
-    assert (config.output, config.cutoffs) == (output, cutoffs)
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_output_follows_the_vocabulary(words: int, given: Any, output: str, tied: bool) -> None:
+    options = TrainOptions(output=given, hidden=16, embedding=8, tied=tied)
+    text = corpus(20_000, words, eos=words > 2)
+    shares = 1 / np.arange(1, words + 1)
+    text.train[:] = np.random.default_rng(1).choice(words, 20_000, p=shares / shares.sum())
+    plan = Plan.make(options, text)
+    counts = np.bincount(text.train, minlength=words)
+    expected = choose_cutoffs(counts, 8 if tied else 16, plan.batch * 35) if output == "adaptive" else ()
+    assert (plan.config.output, plan.config.cutoffs) == (output, expected)
 
 
 @pytest.mark.parametrize(
@@ -214,13 +219,6 @@ def test_without_eos_a_part_of_one_word_has_nothing_to_predict(part: str) -> Non
         Plan.make(TrainOptions(), corpus(eos=False, **sizes))
     Plan.make(TrainOptions(), corpus(100, eos=True, valid=1, test=1))  # <eos> stands before it
     Plan.make(TrainOptions(), corpus(100, eos=False, valid=2, test=None))
-
-
-def test_an_adaptive_output_needs_words_for_two_clusters() -> None:
-    with pytest.raises(
-        GlassgateError, match=r"^--output: adaptive needs more than 1,000 words, the vocabulary has 1,000$"
-    ):
-        Plan.make(TrainOptions(output="adaptive"), corpus(3_000, 1_000))
 
 
 def test_a_model_larger_than_memory_is_refused_before_it_is_built(tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from by_hand import drawn_weights, model_in_float64, probabilities
+from by_hand import drawn_weights, probabilities, runtime_model
 from glassgate import GlassgateError
 from glassgate.folder.config import ModelConfig
 from glassgate.folder.vocabulary import Vocabulary
-from glassgate.language.prediction import Predictor
+from glassgate.runtime import Model
 
 TEXT = "the gate opens and the gate closes the baker opens a door"
 DRAWS = 3_000
@@ -18,7 +18,7 @@ DRAWS = 3_000
 
 def predictor(
     cell: str = "lstm", output: str = "full", eos: bool = True, closed: bool = False
-) -> tuple[Predictor, ModelConfig, dict[str, Any]]:
+) -> tuple[Model, ModelConfig, dict[str, Any]]:
     vocabulary = Vocabulary.build([TEXT], tokens="spaces", eos=eos, closed=closed)
     config = ModelConfig(
         cell=cell,  # type: ignore[arg-type]
@@ -32,23 +32,28 @@ def predictor(
         dropout=0.5,
     )
     weights = drawn_weights(config, 4)
-    return Predictor(model_in_float64(config, weights), vocabulary), config, weights
+    return runtime_model(config, weights, vocabulary), config, weights
 
 
-def loaded_dice(share_of_unk: float = 0.3) -> tuple[Predictor, Any]:
+def drawn_shares(share_of_unk: float, words: int) -> Any:
+    others = np.random.default_rng(3).dirichlet(np.full(words - 1, 3.0))
+    return np.array([share_of_unk, *(1 - share_of_unk) * others])
+
+
+def loaded_dice(share_of_unk: float = 0.3, y: Any = None) -> tuple[Model, Any]:
     """Return a model whose y is the same at each step, and that y: h = 0, so that y = softmax(c)."""
     vocabulary = Vocabulary.build([TEXT], tokens="spaces", eos=False)
     config = ModelConfig(
         cell="gru", vocabulary=len(vocabulary), embedding=2, hidden=2, eos="none", tied=False
     )
-    y = np.array([share_of_unk, *np.random.default_rng(3).dirichlet(np.full(len(vocabulary) - 1, 3.0))])
-    y[1:] *= 1 - share_of_unk
+    if y is None:
+        y = drawn_shares(share_of_unk, len(vocabulary))
     weights = {name: np.zeros(shape) for name, shape in config.tensors().items()}
     weights["output.bias"] = np.log(y)
-    return Predictor(model_in_float64(config, weights), vocabulary), y
+    return runtime_model(config, weights, vocabulary), y
 
 
-def generated(model: Predictor, words: int, prompt: str = "gate", **options: Any) -> list[str]:
+def generated(model: Model, words: int, prompt: str = "gate", **options: Any) -> list[str]:
     """Return the words that were written after a prompt of one word."""
     return "".join(model.generate(prompt, words, **options)).split()[1:]
 
@@ -74,8 +79,9 @@ def test_predictions_are_those_of_the_equations(cell: str, output: str, eos: boo
 
 
 def test_of_equals_the_more_frequent_word_comes_first() -> None:
-    model, _, weights = predictor()
-    model.model.load_arrays({name: np.zeros_like(values) for name, values in weights.items()})
+    model, config, weights = predictor()
+    zeros = {name: np.zeros_like(values) for name, values in weights.items()}
+    model = runtime_model(config, zeros, model.vocabulary)
     assert [word for word, _ in model.predict("the", 100)] == model.vocabulary.words[1:]
 
 
@@ -141,7 +147,7 @@ def test_fewer_than_one_word_is_refused(k: int) -> None:
         model.predict("gate", k)
 
 
-def greedy(model: Predictor, prompt: str, words: int) -> list[str]:
+def greedy(model: Model, prompt: str, words: int) -> list[str]:
     read, written = [prompt], []
     for _ in range(words):
         written.append(model.predict(" ".join(read), 1)[0][0])
@@ -175,7 +181,7 @@ def test_an_eos_ends_the_line() -> None:
     model, config, weights = predictor()
     bias = np.full(config.vocabulary, -50.0)
     bias[model.vocabulary.eos] = 50.0
-    model.model.load_arrays(weights | {"output.bias": bias})
+    model = runtime_model(config, weights | {"output.bias": bias}, model.vocabulary)
     assert "".join(model.generate("the gate", 3)) == "the gate\n\n\n"
 
 
@@ -215,11 +221,9 @@ def test_words_are_drawn_as_their_probabilities_say(temperature: float, top_k: i
 
 
 def test_top_p_takes_the_fewest_words_that_reach_the_sum() -> None:
-    model, _ = loaded_dice(0.0001)
-    size = len(model.vocabulary)
-    y = np.array([0.2, 0.4, 0.25, 0.2, 0.1, *[0.05 / (size - 5)] * (size - 5)])
-    weights = model.model.arrays()
-    model.model.load_arrays({**weights, "output.bias": np.log(y)})
+    shares = [0.2, 0.4, 0.25, 0.2, 0.1]
+    size = len(loaded_dice()[0].vocabulary)
+    model, _ = loaded_dice(y=np.array([*shares, *[0.05 / (size - 5)] * (size - 5)]))
     best = model.vocabulary.words[1:]
     for top_p, allowed in ((0.1, 1), (0.39, 1), (0.41, 2), (0.64, 2), (0.66, 3), (0.84, 3), (0.86, 4)):
         assert set(generated(model, 400, top_p=top_p)) == set(best[:allowed]), top_p

@@ -13,12 +13,12 @@ from rich.console import Console
 from conftest import markov_text
 from glassgate import GlassgateError
 from glassgate.folder.counting import count_folder
-from glassgate.folder.model import read_folder
+from glassgate.folder.model import WEIGHTS, read_folder
 from glassgate.folder.weights import load_weights
 from glassgate.language.corpus import encode_segments
-from glassgate.language.evaluation import perplexity
+from glassgate.language.held_out import perplexity
+from glassgate.language.model import NextWordModel
 from glassgate.language.options import TrainOptions
-from glassgate.language.prediction import Predictor
 from glassgate.language.schedule import Streams, one_cycle
 from glassgate.language.text import Segment
 from glassgate.language.trainer import Trainer
@@ -148,15 +148,17 @@ def _outside(counted: Any) -> int:
 def test_the_measured_perplexities_are_those_of_the_saved_model(trained: dict[str, Any], text: Path) -> None:
     """The last 5 % of the text test: read by hand, measured with the weights of the folder."""
     folder, ended = trained["lstm"]
-    predictor = Predictor.load(folder)
+    config, vocabulary = read_folder(folder)
+    model = NextWordModel(config).eval()
+    model.load_arrays(load_weights(folder / WEIGHTS, config.tensors()))
     lines = text.read_text().splitlines()
     total, position, test = sum(len(line) + 1 for line in lines), 0, []
     for line in lines:
         if position >= 0.95 * total:
             test.append(Segment(line, True))
         position += len(line) + 1
-    (tokens,) = encode_segments(test, predictor.vocabulary)
-    value = perplexity(predictor.model, tokens, predictor.vocabulary.eos)
+    (tokens,) = encode_segments(test, vocabulary)
+    value = perplexity(model, tokens, vocabulary.eos)
     assert f"test perplexity {value:,.2f}\n" in ended.err
 
 

@@ -9,8 +9,9 @@ from glassgate.errors import GlassgateError
 
 if TYPE_CHECKING:
     from glassgate.layers import GRU, LSTM, GRUCell, LSTMCell, adopt, record
+    from glassgate.runtime import load
 
-__all__ = ["GRU", "LSTM", "GRUCell", "GlassgateError", "LSTMCell", "__version__", "adopt", "record"]
+__all__ = ["GRU", "LSTM", "GRUCell", "GlassgateError", "LSTMCell", "__version__", "adopt", "load", "record"]
 
 __version__ = "0.1.0"
 
@@ -18,6 +19,10 @@ _LAYERS = ("GRU", "GRUCell", "LSTM", "LSTMCell", "adopt", "record")
 
 
 def __getattr__(name: str) -> Any:
+    if name == "load":
+        from glassgate.runtime import load
+
+        return load
     if name not in _LAYERS:
         raise AttributeError(f"module 'glassgate' has no attribute {name!r}")
     from glassgate import layers

@@ -64,13 +64,13 @@ def _show_count() -> None:
 
 
 def _show_predictions(folder: Path, console: "Console") -> None:
-    from glassgate.language.prediction import Predictor
+    from glassgate.runtime import load
 
-    predictor = Predictor.load(folder)
+    model = load(folder)
     console.print("\n[bold]The next word[/bold]")
     width = max(map(len, PROMPTS))
     for prompt in PROMPTS:
-        words = ", ".join(f"{word} {share:.0%}" for word, share in predictor.predict(prompt, 4))
+        words = ", ".join(f"{word} {share:.0%}" for word, share in model.predict(prompt, 4))
         console.print(f"  {prompt:<{width}} ...  {words}")
 
 

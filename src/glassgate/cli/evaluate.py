@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from glassgate.cli.common import needs
-
 
 def command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A model folder.")],
@@ -20,22 +18,20 @@ def command(
     The text is one stream: the state is carried from its first word to its last, nothing is dropped,
     every <eos> and <unk> counts. <unk> is never suggested, so an unknown word is a miss.
     """
-    needs("torch", "train")
     from json import dumps
 
     from rich.console import Console
 
     from glassgate.language.evaluation import evaluate
-    from glassgate.language.prediction import Predictor
     from glassgate.language.progress import ProgressDisplay
+    from glassgate.runtime import load
 
-    predictor = Predictor.load(folder)
+    model = load(folder)
     total = sum(path.stat().st_size for path in texts if path.is_file())
     with ProgressDisplay(Console(stderr=True), "reading") as display:
         # How many tokens there are is known at the end; about five bytes make one, and gzip halves that.
         found = evaluate(
-            predictor.model,
-            predictor.vocabulary,
+            model,
             texts,
             lambda tokens, value: display.update(
                 min(0.99, 5 * tokens / max(total, 1)), f"{tokens:,} tokens  perplexity {value:,.2f}"

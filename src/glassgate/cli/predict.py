@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from glassgate.cli.common import needs
+from glassgate.cli.common import use_one_thread
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A model folder.")]
 Unknown = Annotated[bool, typer.Option("--unknown", help="Read unknown words as <unk>.")]
@@ -17,20 +17,23 @@ def predict(
     text: Annotated[str, typer.Argument(help="What stands before.")],
     k: Annotated[int, typer.Option("-k", help="How many words.")] = 5,
     unknown: Unknown = False,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="The last word is only begun: complete it.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Print the most probable next words and their probabilities."""
-    needs("torch", "train")
+    use_one_thread()
     from json import dumps
 
-    from glassgate.language.prediction import Predictor
+    from glassgate.runtime import load
 
-    found = Predictor.load(folder).predict(text, k, unknown)
+    found = load(folder).predict(text, k, unknown, complete)
     if json:
         words = [{"word": word, "probability": probability} for word, probability in found]
         typer.echo(dumps({"words": words}, ensure_ascii=False))
         return
-    width = max(len(word) for word, _ in found)
+    width = max((len(word) for word, _ in found), default=0)
     for word, probability in found:
         typer.echo(f"{word:<{width}}  {probability:7.2%}".replace("%", " %"))
 
@@ -46,10 +49,10 @@ def generate(
     unknown: Unknown = False,
 ) -> None:
     """Write on from a prompt, word by word."""
-    needs("torch", "train")
-    from glassgate.language.prediction import Predictor
+    use_one_thread()
+    from glassgate.runtime import load
 
-    pieces = Predictor.load(folder).generate(
+    pieces = load(folder).generate(
         prompt, words, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, unknown=unknown
     )
     for piece in pieces:

@@ -33,7 +33,8 @@ def command(
         bool | None, typer.Option("--tied/--untied", help="Whether V is the embedding.  [tied]")
     ] = None,
     output: Annotated[
-        Literal["full", "adaptive"] | None, typer.Option(help="The softmax.  [adaptive from 10,000 words on]")
+        Literal["auto", "full", "adaptive"] | None,
+        typer.Option(help="The softmax; auto: adaptive from 10,000 words on.  [auto]"),
     ] = None,
     dropout: Annotated[float | None, typer.Option(help="Share dropped in training.  [by text size]")] = None,
     epochs: Annotated[int | None, typer.Option(help="Budget: times through the text.")] = None,

@@ -4,6 +4,7 @@ from os.path import isdir, isfile
 from pathlib import Path
 
 from glassgate.errors import GlassgateError
+from glassgate.folder.compact import SCALES
 from glassgate.folder.config import ModelConfig
 from glassgate.folder.model import CONFIG, WEIGHTS
 from glassgate.folder.weights import read_header
@@ -63,6 +64,8 @@ def _read_folder(folder: Path) -> tuple[Network, dict[str, tuple[int, ...]]]:
     header = read_header(folder / WEIGHTS)
     header.pop("__metadata__", None)
     shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
+    for name in [name for name, entry in header.items() if entry["dtype"] == "I8"]:
+        shapes.pop(name + SCALES, None)  # no weights: they say what one step of an integer is
     try:
         network = Network(
             cell=config.cell,

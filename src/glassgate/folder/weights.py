@@ -4,21 +4,23 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from glassgate.errors import GlassgateError
+from glassgate.folder.compact import SCALES, Stored
 from glassgate.folder.files import replacing
 
-__all__ = ["load_weights", "read_header", "save_weights"]
+__all__ = ["load_weights", "map_weights", "read_header", "save_weights"]
 
 LARGEST_HEADER = 1 << 20  # bytes: some ten thousand tensors
 ITEM_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2}
+VECTOR, MATRIX = ("F32",), ("F32", "BF16", "I8")  # in which a tensor may be stored
+DTYPES = {"F32": "<f4", "BF16": "<u2", "I8": "i1"}
 ITEM_BYTES |= {"U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8}
 
 
@@ -68,7 +70,40 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def load_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, npt.NDArray[np.float32]]:
-    """Load exactly the tensors that are expected, as float32.
+    """Load exactly the tensors that are expected, as float32, into memory that may be written to.
+
+    Parameters
+    ----------
+    path, shapes
+        As for `map_weights`.
+
+    Returns
+    -------
+    dict of str to array
+        The tensors, copied out of the file.
+
+    Raises
+    ------
+    GlassgateError
+        As `map_weights`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "model.safetensors"
+    >>> save_weights(path, {"b": np.ones(3, np.float32)})
+    >>> load_weights(path, {"b": (3,)})["b"]
+    array([1., 1., 1.], dtype=float32)
+    """
+    stored = map_weights(path, shapes)
+    return {name: np.array(tensor.unpacked()) for name, tensor in stored.items()}
+
+
+def map_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Stored]:
+    """Map exactly the tensors that are expected, as they are stored: read-only, read where they are used.
+
+    Processes that map one file share its memory. The map stays valid when the file is replaced or
+    removed, as `save_weights` does it.
 
     Parameters
     ----------
@@ -76,12 +111,12 @@ def load_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
         The safetensors file.
     shapes
         The expected names and shapes; a tensor more, one less or another shape is refused before
-        any is loaded.
+        any is looked at.
 
     Returns
     -------
-    dict of str to array
-        The tensors, copied out of the file.
+    dict of str to Stored
+        The tensors, where they lie in the file.
 
     Raises
     ------
@@ -93,27 +128,37 @@ def load_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "model.safetensors"
     >>> save_weights(path, {"b": np.ones(3, np.float32)})
-    >>> load_weights(path, {"b": (3,)})["b"]
-    array([1., 1., 1.], dtype=float32)
+    >>> map_weights(path, {"b": (3,)})["b"].values.flags.writeable
+    False
     """
     header = read_header(path)
     header.pop("__metadata__", None)
-    if header.keys() != shapes.keys():
-        names = ", ".join(map(repr, sorted(header.keys() ^ shapes.keys())[:5]))
+    scales = {name + SCALES for name in shapes if header.get(name, {}).get("dtype") == "I8"}
+    if header.keys() != shapes.keys() | scales:
+        names = ", ".join(map(repr, sorted(header.keys() ^ (shapes.keys() | scales))[:5]))
         raise GlassgateError(f"{path}: must hold the tensors that config.json tells; at odds: {names}")
-    for name, shape in shapes.items():
+    for name, shape in {**shapes, **{name: shapes[name.removesuffix(SCALES)][:1] for name in scales}}.items():
         entry = header[name]
-        if entry["dtype"] != "F32" or entry["shape"] != list(shape):
+        if entry["shape"] != list(shape) or entry["dtype"] not in (MATRIX if len(shape) > 1 else VECTOR):
             raise GlassgateError(
                 f"{path}: {name} must be F32 {list(shape)}, got {entry['dtype']} {entry['shape']}"
             )
-    try:
-        weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise GlassgateError(f"{path}: is damaged: {error}") from error
-    for name, values in weights.items():
-        if not np.isfinite(values).all():
+    data = _map(path)
+    begin = 8 + int.from_bytes(data[:8], "little")
+    if begin + max(entry["data_offsets"][1] for entry in header.values()) > len(data):  # another by now
+        raise GlassgateError(f"{path}: was changed while it was read")
+
+    def raw(name: str) -> npt.NDArray[Any]:
+        entry = header[name]
+        count, start = math.prod(entry["shape"]), begin + entry["data_offsets"][0]
+        return np.frombuffer(data, DTYPES[entry["dtype"]], count, start).reshape(entry["shape"])
+
+    weights = {}
+    for name in shapes:
+        stored = Stored(raw(name), raw(name + SCALES) if name + SCALES in scales else None)
+        if not stored.finite():
             raise GlassgateError(f"{path}: {name} holds a value that is no finite number")
+        weights[name] = stored
     return weights
 
 
@@ -127,7 +172,7 @@ def save_weights(
     path
         The safetensors file to write or replace.
     weights
-        Arrays by name; they are written C-contiguous.
+        Arrays by name; they are written C-contiguous, and uint16 as bf16: the upper halves of float32.
     metadata
         Strings to keep in the header.
 
@@ -141,12 +186,31 @@ def save_weights(
     >>> import tempfile
     >>> save_weights(Path(tempfile.mkdtemp()) / "model.safetensors", {"b": np.zeros(3, np.float32)})
     """
+    from safetensors import SafetensorError, TensorSpec, serialize_file
+
     arrays = {name: np.ascontiguousarray(values) for name, values in weights.items()}
+    specs = {
+        name: TensorSpec(
+            dtype="bfloat16" if values.dtype == np.uint16 else values.dtype.name,
+            shape=values.shape,
+            data_ptr=values.ctypes.data,
+            data_len=values.nbytes,
+        )
+        for name, values in arrays.items()
+    }
     with replacing(path) as temporary:
         try:
-            save_file(arrays, temporary, dict(metadata) if metadata else None)
+            serialize_file(specs, temporary, dict(metadata) if metadata else None)
         except SafetensorError as error:  # the library's own word for a disk that is full
             raise OSError(None, str(error)) from error
+
+
+def _map(path: Path) -> mmap:
+    try:
+        with path.open("rb") as file:
+            return mmap(file.fileno(), 0, access=ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise GlassgateError(f"{path}: cannot be read: {error}") from error
 
 
 def _check_layout(path: Path, entries: list[dict[str, Any]], size: int) -> None:

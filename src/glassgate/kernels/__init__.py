@@ -21,7 +21,7 @@ from glassgate.kernels._sequence import (
     lstm_backward,
     lstm_forward,
 )
-from glassgate.kernels._settings import isa, num_threads, set_num_threads
+from glassgate.kernels._settings import isa, num_threads, set_num_threads, using_threads
 
 __all__ = [
     "GRUForward",
@@ -36,4 +36,5 @@ __all__ = [
     "lstm_forward",
     "num_threads",
     "set_num_threads",
+    "using_threads",
 ]

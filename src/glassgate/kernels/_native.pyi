@@ -87,3 +87,62 @@ def backward(
     d_c0: Buffer,
 ) -> None: ...
 def activation(is_tanh: bool, twice: bool, source: Buffer, target: Buffer, count: int) -> None: ...
+def softmax_loss(
+    twice: bool,
+    rows: int,
+    entries: int,
+    stride: int,
+    x: Buffer,
+    bias: Buffer,
+    targets: Buffer,
+    scale: float,
+    loss: Buffer,
+) -> None: ...
+def adam_step(
+    twice: bool,
+    height: int,
+    width: int,
+    which: Buffer,
+    rows: int,
+    p: Buffer,
+    m: Buffer,
+    v: Buffer,
+    g: Buffer,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    clip: float,
+    shrink: float,
+    step: float,
+    correction: float,
+) -> None: ...
+def adam_catch_up(
+    twice: bool,
+    height: int,
+    width: int,
+    which: Buffer,
+    rows: int,
+    p: Buffer,
+    m: Buffer,
+    v: Buffer,
+    stamp: Buffer,
+    now: int,
+    shrink: Buffer,
+    move: Buffer,
+    power1: Buffer,
+    power2: Buffer,
+    epsilon: float,
+) -> None: ...
+def add_rows(
+    twice: bool,
+    height: int,
+    width: int,
+    count: int,
+    which: Buffer,
+    source: Buffer,
+    target: Buffer,
+    in_play: Buffer,
+) -> None: ...
+def sum_of_squares(
+    twice: bool, height: int, width: int, which: Buffer, rows: int, values: Buffer
+) -> float: ...

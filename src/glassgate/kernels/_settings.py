@@ -1,5 +1,8 @@
 """The instruction set and the number of threads."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from glassgate.errors import GlassgateError
 from glassgate.kernels import _native
 
@@ -7,6 +10,8 @@ try:
     _ISA = _native.isa()
 except RuntimeError as error:
     raise GlassgateError(str(error)) from None
+
+_wanted = 0  # what set_num_threads said
 
 
 def isa() -> str:
@@ -57,6 +62,33 @@ def set_num_threads(count: int) -> None:
     2
     >>> set_num_threads(0)
     """
+    global _wanted
     if not 0 <= count <= 1024:
         raise GlassgateError(f"set_num_threads: count must be from 0 to 1024, got {count}")
+    _wanted = count
     _native.set_threads(count)
+
+
+@contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """Let the calls of a block use so many threads; afterwards what `set_num_threads` said holds again.
+
+    A call that another Python thread makes meanwhile may use the block's number: its results do not
+    depend on it.
+
+    Parameters
+    ----------
+    count : int
+        0 to 1024; 0 follows OpenMP.
+
+    Examples
+    --------
+    >>> with using_threads(1):
+    ...     num_threads()
+    1
+    """
+    _native.set_threads(count)
+    try:
+        yield
+    finally:
+        _native.set_threads(_wanted)

@@ -1,1 +1,1 @@
-"""The next-word application: text, vocabulary, training, evaluation, prediction."""
+"""The next-word application: text, training, evaluation."""

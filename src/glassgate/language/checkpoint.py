@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from glassgate.errors import GlassgateError
 from glassgate.folder.weights import read_header, save_weights
 from glassgate.language.model import NextWordModel, State
+from glassgate.language.optimizer import AdamW
 
 __all__ = ["Progress", "load_checkpoint", "save_checkpoint"]
 
@@ -49,7 +50,7 @@ class Progress:
 
 
 def save_checkpoint(
-    path: Path, model: NextWordModel, optimizer: torch.optim.Optimizer, state: State, progress: Progress
+    path: Path, model: NextWordModel, optimizer: AdamW, state: State, progress: Progress
 ) -> None:
     """Write weights, optimiser, carried hidden state and progress; whole or not at all.
 
@@ -68,15 +69,12 @@ def save_checkpoint(
         When the file system refuses.
     """
     arrays = {f"model.{name}": values for name, values in model.arrays().items()}
-    for number, slot in optimizer.state_dict()["state"].items():
-        arrays |= {f"optimizer.{number}.{key}": value.numpy() for key, value in slot.items()}
+    arrays |= {f"optimizer.{name}": values for name, values in optimizer.arrays().items()}
     arrays |= {f"state.{number}": part.numpy() for number, part in enumerate(state)}
     save_weights(path, arrays, {"progress": json.dumps(asdict(progress))})
 
 
-def load_checkpoint(
-    path: Path, model: NextWordModel, optimizer: torch.optim.Optimizer
-) -> tuple[State, Progress]:
+def load_checkpoint(path: Path, model: NextWordModel, optimizer: AdamW) -> tuple[State, Progress]:
     """Put a training back to where `save_checkpoint` left it.
 
     Parameters
@@ -101,16 +99,13 @@ def load_checkpoint(
         arrays = load_file(path)
         progress = Progress(**json.loads(header["__metadata__"]["progress"]))
         model.load_arrays({name: arrays[f"model.{name}"] for name in model.config.tensors()})
-        saved = optimizer.state_dict()
-        saved["state"] = {
-            number: {
-                key: torch.from_numpy(arrays[f"optimizer.{number}.{key}"].copy())
-                for key in ("step", "exp_avg", "exp_avg_sq")
+        optimizer.load_arrays(
+            {
+                name.removeprefix("optimizer."): values
+                for name, values in arrays.items()
+                if name.startswith("optimizer.")
             }
-            for number in range(sum(len(group["params"]) for group in saved["param_groups"]))
-            if f"optimizer.{number}.step" in arrays
-        }
-        optimizer.load_state_dict(saved)
+        )
         count = len(model.initial_state(1))
         state = tuple(torch.from_numpy(np.array(arrays[f"state.{number}"])) for number in range(count))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -22,10 +22,20 @@ from glassgate.language.text import (
     split,
 )
 
-__all__ = ["Corpus", "TextOptions", "TokenArray", "batches", "encode_segments", "open_tokens", "prepare"]
+__all__ = [
+    "Corpus",
+    "TextOptions",
+    "TokenArray",
+    "batches",
+    "count_words",
+    "encode_segments",
+    "open_tokens",
+    "prepare",
+]
 
 TokenArray = npt.NDArray[np.unsignedinteger]
 BATCH = 1 << 20  # characters that are tokenised at once: enough to keep all cores busy
+PIECE = 1 << 22  # tokens that are counted at once
 HELD_OUT = (0.90, 0.95)  # train up to the first, validate up to the second, test on the rest
 
 
@@ -174,6 +184,20 @@ def open_tokens(vocabulary: Vocabulary, eos: Eos, folder: Path, split_by: str) -
 
     test = mapped("test") if (folder / "test.tokens").exists() else None
     return Corpus(vocabulary, eos, mapped("train"), mapped("valid"), test, split_by)
+
+
+def count_words(tokens: TokenArray, words: int) -> npt.NDArray[np.int64]:
+    """Count how often each of ``words`` words is met; a memory map is read piece by piece.
+
+    Examples
+    --------
+    >>> count_words(np.array([3, 1, 3], np.uint16), 5)
+    array([0, 1, 0, 2, 0])
+    """
+    counts = np.zeros(words, np.int64)
+    for start in range(0, len(tokens), PIECE):
+        counts += np.bincount(tokens[start : start + PIECE], minlength=words)
+    return counts
 
 
 def encode_segments(segments: Iterable[Segment], vocabulary: Vocabulary) -> Iterator[TokenArray]:

@@ -1,24 +1,24 @@
 """How good a model is on a text: perplexity, recall, keystroke savings."""
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import exp, inf, isfinite
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from glassgate.errors import GlassgateError
 from glassgate.folder.vocabulary import UNK, Vocabulary
-from glassgate.language.corpus import TokenArray, batches
-from glassgate.language.model import NextWordModel
+from glassgate.language.corpus import batches
+from glassgate.language.figures import exponential
 from glassgate.language.text import Segment, find_files, read_segments
+from glassgate.runtime import Model
+from glassgate.runtime.prefixes import Prefixes
 
-__all__ = ["Evaluation", "evaluate", "perplexity"]
+__all__ = ["Evaluation", "evaluate"]
 
 BLOCK = 256  # tokens that are run at once: their logits over 33,278 words take 34 MB
 SUGGESTIONS = 3  # that a keyboard shows
@@ -70,58 +70,8 @@ class Evaluation:
         }
 
 
-def perplexity(model: NextWordModel, tokens: TokenArray, first: int | None, streams: int = 1) -> float:
-    """Return exp(mean negative log-likelihood) of a text, every token of it counted.
-
-    Parameters
-    ----------
-    model
-        In evaluation mode.
-    tokens
-        The text.
-    first
-        What stands before its first token, ``<eos>``; with None the first is context alone.
-    streams
-        Into how many pieces the text is cut, each read from the initial state. One is exact; some
-        are faster and cost a little warm-up at each start.
-
-    Returns
-    -------
-    float
-        In nats to the power of e: the perplexity. Infinite where it is beyond the largest float.
-
-    Examples
-    --------
-    >>> from glassgate.folder.config import ModelConfig
-    >>> config = ModelConfig(cell="lstm", vocabulary=8, embedding=4, hidden=4, bias=False, tied=False)
-    >>> model = NextWordModel(config).eval()
-    >>> _ = torch.nn.init.zeros_(model.output.weight)  # every word is as probable as any other
-    >>> round(perplexity(model, np.array([3, 1, 4, 1, 5], np.uint16), first=0), 4)
-    8.0
-    """
-    text = np.asarray(tokens) if first is None else np.concatenate([np.array([first], tokens.dtype), tokens])
-    count = len(text) - 1
-    length = -(-count // streams)
-    padded = np.zeros(streams * length + 1, np.int64)
-    padded[: count + 1] = text
-    places = np.arange(streams) * length + np.arange(length + 1)[:, None]
-    words = torch.from_numpy(padded[places])
-    counted = torch.from_numpy(places[1:] <= count)
-    state, total = model.initial_state(streams), 0.0
-    step = max(1, BLOCK // streams)
-    with torch.inference_mode():
-        for start in range(0, length, step):
-            stop = min(start + step, length)
-            loss, state = model.loss(words[start:stop], words[start + 1 : stop + 1], state)
-            total += float(loss[counted[start:stop].flatten()].sum(dtype=torch.float64))
-    return _exp(total / count)
-
-
 def evaluate(
-    model: NextWordModel,
-    vocabulary: Vocabulary,
-    texts: Sequence[Path],
-    report: Callable[[int, float], None] | None = None,
+    model: Model, texts: Sequence[Path], report: Callable[[int, float], None] | None = None
 ) -> Evaluation:
     """Read a text as one stream, the state carried from its first word to its last.
 
@@ -137,9 +87,7 @@ def evaluate(
     Parameters
     ----------
     model
-        In evaluation mode.
-    vocabulary
-        The model's.
+        From `glassgate.load`.
     texts
         Files and folders.
     report
@@ -160,38 +108,37 @@ def evaluate(
     ----------
     Keystroke savings: Trnka and McCoy 2008.
     """
-    keyboard = _Keyboard(vocabulary)
+    vocabulary, network = model.vocabulary, model.network
+    keyboard = _Keyboard(vocabulary, model.prefixes)
     unk = -1 if vocabulary.unk is None else vocabulary.unk
-    state, total, count, unknown = model.initial_state(1), 0.0, 0, 0
+    state, total, count, unknown = network.initial_state(1), 0.0, 0, 0
     hits = np.zeros(len(RANKS), np.int64)
     segments = read_segments(find_files(texts), model.config.eos)
-    with torch.inference_mode():
-        for words, keys in _blocks(segments, vocabulary):
-            features, state = model(torch.from_numpy(words[:-1]).unsqueeze(1), state)
-            y = model.output.log_probabilities(features.squeeze(1)).numpy()
-            targets = words[1:]
-            rows = np.arange(len(targets))
-            own = y[rows, targets]
-            total -= own.sum(dtype=np.float64)
-            count += len(targets)
-            unknown += int((targets == unk).sum())
-            if unk >= 0:
-                y[:, unk] = -np.inf  # never suggested
-            # Of words that are equally probable the more frequent one comes first.
-            ranks = (y > own[:, None]).sum(1) + (
-                (y == own[:, None]) & (keyboard.numbers < targets[:, None])
-            ).sum(1)
-            hits += [int(((ranks < k) & (targets != unk)).sum()) for k in RANKS]
-            keyboard.type(y, targets, keys, ranks)
-            if report is not None:
-                report(count, _exp(total / count))
+    for words, keys in _blocks(segments, vocabulary):
+        y = network.output.log_probabilities(network.run(words[:-1, None], state)[:, 0])
+        targets = words[1:]
+        rows = np.arange(len(targets))
+        own = y[rows, targets]
+        total -= own.sum(dtype=np.float64)
+        count += len(targets)
+        unknown += int((targets == unk).sum())
+        if unk >= 0:
+            y[:, unk] = -np.inf  # never suggested
+        # Of words that are equally probable the more frequent one comes first.
+        ranks = (y > own[:, None]).sum(1) + ((y == own[:, None]) & (keyboard.numbers < targets[:, None])).sum(
+            1
+        )
+        hits += [int(((ranks < k) & (targets != unk)).sum()) for k in RANKS]
+        keyboard.type(y, targets, keys, ranks)
+        if report is not None:
+            report(count, exponential(total / count))
     if count == 0:
         raise GlassgateError("the text: has no word to predict: expected a longer text")
-    if not isfinite(_exp(total / count)):
+    if not isfinite(exponential(total / count)):
         raise GlassgateError("the model: its perplexity is no finite number: it is damaged, or of no use")
     known = max(count - unknown, 1)
     return Evaluation(
-        perplexity=_exp(total / count),
+        perplexity=exponential(total / count),
         tokens=count,
         unk_rate=unknown / count,
         recall={k: int(hit) / count for k, hit in zip(RANKS, hits, strict=True)},
@@ -204,14 +151,12 @@ def evaluate(
 class _Keyboard:
     """Counts the keys that a text takes with and without suggestions."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, prefixes: Prefixes) -> None:
         self.numbers = np.arange(len(vocabulary))
         self.unk = vocabulary.unk
         self.eos = vocabulary.eos
-        hidden = {vocabulary.unk, vocabulary.eos}
         self.spelling = vocabulary.words
-        self.order = np.array(sorted(set(range(len(vocabulary))) - hidden, key=self.spelling.__getitem__))
-        self.sorted = [self.spelling[n] for n in self.order]
+        self.prefixes = prefixes
         self.ranges: dict[int, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]] = {}
         self.pressed = self.letter_by_letter = self.words = 0
 
@@ -238,7 +183,7 @@ class _Keyboard:
         if rank - (self.eos is not None and _before(y, self.eos, target)) < SUGGESTIONS:
             return 0
         starts, stops = self._ranges(target)
-        rivals = _before(y, self.order[starts[0] : stops[0]], target)
+        rivals = _before(y, self.prefixes.order[starts[0] : stops[0]], target)
         better = np.concatenate([[0], np.cumsum(rivals)])
         counts = better[stops - starts[0]] - better[starts - starts[0]]
         return 1 + int(np.argmax(np.append(counts, 0) < SUGGESTIONS))
@@ -246,20 +191,9 @@ class _Keyboard:
     def _ranges(self, word: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return where in alphabetical order the words with its first 1, 2, ... letters start and stop."""
         if word not in self.ranges:
-            spelling = self.spelling[word]
-            starts, stops = [], []
-            for prefix in accumulate(spelling):
-                starts.append(bisect_left(self.sorted, prefix))
-                stops.append(bisect_left(self.sorted, prefix + "\U0010ffff"))
-            self.ranges[word] = np.array(starts), np.array(stops)
+            spans = np.array([self.prefixes.span(prefix) for prefix in accumulate(self.spelling[word])])
+            self.ranges[word] = spans[:, 0], spans[:, 1]
         return self.ranges[word]
-
-
-def _exp(nats: float) -> float:
-    try:
-        return exp(nats)
-    except OverflowError:
-        return inf
 
 
 def _before(y: npt.NDArray[np.float32], words: Any, target: int) -> Any:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from glassgate.folder.config import ModelConfig
-from glassgate.layers import GRU, LSTM, AdaptiveSoftmax, FullSoftmax
+from glassgate.layers import GRU, LSTM, AdaptiveSoftmax, Embedding, FullSoftmax
+from glassgate.layers.output import Reduction
 
 __all__ = ["NextWordModel", "State"]
 
@@ -54,7 +55,7 @@ class NextWordModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocabulary, config.embedding)
+        self.embedding = Embedding(config.vocabulary, config.embedding)
         nn.init.uniform_(self.embedding.weight, -INITIAL_RANGE, INITIAL_RANGE)
         between = config.dropout if config.layers > 1 else 0.0  # torch warns of one that cannot act
         sizes = (config.embedding, config.hidden, config.layers, config.bias)
@@ -102,10 +103,16 @@ class NextWordModel(nn.Module):
             return x
         return x * x.new_empty(1, *x.shape[1:]).bernoulli_(keep).div_(keep)
 
-    def loss(self, words: Tensor, targets: Tensor, state: State) -> tuple[Tensor, State]:
-        """Return -log y_t[target] in nats for each position, row by row of [T, N], and the last state."""
+    def loss(
+        self, words: Tensor, targets: Tensor, state: State, reduction: Reduction = "none"
+    ) -> tuple[Tensor, State]:
+        """Return -log y_t[target] in nats, and the last state.
+
+        By default for each position, row by row of [T, N]; ``"mean"`` or ``"sum"`` over all is what
+        trains fast.
+        """
         h, state = self(words, state)
-        return self.output.loss(h.flatten(0, 1), targets.flatten()), state
+        return self.output.loss(h.flatten(0, 1), targets.flatten(), reduction), state
 
     def initial_state(self, batch: int) -> State:
         """Return the state before the first word: zeros, for ``batch`` sequences."""

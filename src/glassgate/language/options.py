@@ -3,22 +3,23 @@
 import os
 from dataclasses import asdict, dataclass, fields
 from math import isfinite, prod
-from typing import Any, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from glassgate.errors import GlassgateError
 from glassgate.folder.config import Cell, Eos, ModelConfig, Output, Reset
 from glassgate.folder.vocabulary import Tokens
-from glassgate.language.corpus import Corpus, TextOptions
+from glassgate.language.corpus import Corpus, TextOptions, count_words
+from glassgate.layers.cutoffs import choose_cutoffs
 
 __all__ = ["Plan", "TrainOptions"]
 
 DEFAULT_MINUTES = 10.0
 MOST_EPOCHS = 30  # where time alone is given, a small text would be learned by heart
-LARGE_VOCABULARY = 10_000  # words from which on the adaptive softmax pays
-CUTOFFS = (1_000, 5_000, 15_000)
+LARGE_VOCABULARY = 10_000  # words from which on `auto` takes the adaptive softmax
 LARGE_BATCH = 80
 STEPS_PER_EPOCH = 200  # at least so many, as far as the batch can shrink
-CHOICES = {"cell": Cell, "reset": Reset, "output": Output, "tokens": Tokens, "eos": Eos}
+OutputChoice: TypeAlias = Literal["auto", "full", "adaptive"]
+CHOICES = {"cell": Cell, "reset": Reset, "output": OutputChoice, "tokens": Tokens, "eos": Eos}
 MOST_THREADS = 1024  # so many the operating system gives; without them the process would end at once
 BYTES = 16  # that a weight takes in training: itself, its gradient and two moments, in float32
 LEARNING_RATE = 5e-3  # at a batch of 80 streams; a smaller one follows the square root
@@ -44,7 +45,7 @@ class TrainOptions:
     embedding: int = 256
     bias: bool = True
     tied: bool = True
-    output: Output | None = None
+    output: OutputChoice = "auto"
     dropout: float | None = None
     epochs: int | None = None
     minutes: float | None = None
@@ -115,7 +116,8 @@ class Plan:
       suffices;
     - learning rate: 0.005 x sqrt(batch / 80), the peak of the one-cycle schedule;
     - dropout: 0.2 from two million tokens on, else 0.5; 0 for a hidden size below 100;
-    - output: adaptive from 10,000 words on, with cutoffs at 1,000, 5,000 and 15,000;
+    - output: adaptive from 10,000 words on, with cutoffs that `choose_cutoffs` finds in the counts of
+      the training text;
     - budget: 10 minutes; and at most 30 epochs where only time is given.
     """
 
@@ -152,11 +154,13 @@ class Plan:
                 f"to train on, got {tokens:,}"
             )
         words = len(corpus.vocabulary)
-        output: Output = options.output or ("adaptive" if words >= LARGE_VOCABULARY else "full")
-        if output == "adaptive" and words <= CUTOFFS[0]:
-            raise GlassgateError(
-                f"--output: adaptive needs more than {CUTOFFS[0]:,} words, the vocabulary has {words:,}"
-            )
+        output: Output = "adaptive" if words >= LARGE_VOCABULARY else "full"
+        if options.output != "auto":
+            output = options.output
+        cutoffs: tuple[int, ...] = ()
+        if output == "adaptive":
+            width = options.embedding if options.tied else options.hidden
+            cutoffs = choose_cutoffs(count_words(corpus.train, words), width, batch * options.unroll)
         dropout = options.dropout
         if dropout is None:
             dropout = 0.0 if options.hidden < 100 else 0.2 if tokens >= 2_000_000 else 0.5
@@ -171,7 +175,7 @@ class Plan:
             bias=options.bias,
             tied=options.tied,
             output=output,
-            cutoffs=tuple(c for c in CUTOFFS if c < words) if output == "adaptive" else (),
+            cutoffs=cutoffs,
             dropout=dropout,
             eos=corpus.eos,
         )

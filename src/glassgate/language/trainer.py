@@ -23,12 +23,14 @@ from glassgate.folder.files import reporting_disk_errors, write_atomically
 from glassgate.folder.weights import load_weights, save_weights
 from glassgate.language.checkpoint import Progress, load_checkpoint, save_checkpoint
 from glassgate.language.corpus import Corpus, TokenArray
-from glassgate.language.evaluation import perplexity
+from glassgate.language.held_out import perplexity
 from glassgate.language.model import NextWordModel
+from glassgate.language.optimizer import AdamW
 from glassgate.language.options import Plan, TrainOptions
 from glassgate.language.picture import draw_loss
 from glassgate.language.progress import ProgressDisplay, clock
 from glassgate.language.schedule import Streams, one_cycle
+from glassgate.layers import track
 
 __all__ = ["CHECKPOINT", "SAVE_EVERY", "WORK", "Outcome", "Trainer", "discard"]
 
@@ -126,17 +128,11 @@ class Trainer:
             self.state = self.model.initial_state(self.plan.batch)
         words, targets = self.streams.read(progress.step)
         self.model.train()
-        losses, state = self.model.loss(words, targets, self.state)
-        loss = losses.mean()
-        self.optimizer.zero_grad()
+        loss, state = self.model.loss(words, targets, self.state, "mean")
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip)
         value = float(loss.detach())
-        if not value < LARGEST_LOSS or not isfinite(float(norm)):
+        if not value < LARGEST_LOSS or not isfinite(self.optimizer.step(rate, self.options.clip)):
             raise self._diverged()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
         self.state = tuple(part.detach() for part in state)
         progress.step += 1
         progress.loss += value * targets.numel()
@@ -170,6 +166,7 @@ class Trainer:
         """Measure the perplexity on held-out text; the weights that do best are the model."""
         progress = self.progress
         self.model.eval()
+        self.optimizer.catch_up()
         value = self._measure(self.corpus.valid[:VALIDATED])
         if not isfinite(value):
             raise self._diverged()
@@ -219,6 +216,7 @@ class Trainer:
     def _interrupted(self) -> Outcome:
         self._save()
         if not (self.out / files.WEIGHTS).exists():
+            self.optimizer.catch_up()  # after saving: that must not depend on an interruption
             save_weights(self.out / files.WEIGHTS, self.model.arrays())
             self._write_card({})
         self._draw()
@@ -297,13 +295,13 @@ def discard(out: Path) -> None:
             left.unlink(missing_ok=True)
 
 
-def _optimizer(model: NextWordModel, weight_decay: float) -> torch.optim.AdamW:
-    """Make the optimiser; biases do not decay."""
-    parameters = list(model.parameters())
-    groups: list[dict[str, Any]] = [{"params": [p for p in parameters if p.dim() > 1]}]
-    if biases := [p for p in parameters if p.dim() == 1]:
-        groups.append({"params": biases, "weight_decay": 0.0})
-    return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
+def _optimizer(model: NextWordModel, weight_decay: float) -> AdamW:
+    """Make the optimiser; of the embedding and of V it visits the rows in play."""
+    parameters = dict(model.named_parameters())
+    for name in ("embedding.weight", "output.weight"):
+        if name in parameters:  # a tied matrix is there once
+            track(parameters[name])
+    return AdamW(parameters, weight_decay)
 
 
 @contextmanager

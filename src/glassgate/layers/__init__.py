@@ -7,8 +7,21 @@ from glassgate.layers.lstm import LSTM
 from glassgate.layers.output import AdaptiveSoftmax, FullSoftmax
 from glassgate.layers.record import adopt, record
 from glassgate.layers.recurrent import Recurrent
+from glassgate.layers.rows import Embedding, RowGradient, track
 
-__all__ = ["GRU", "LSTM", "AdaptiveSoftmax", "FullSoftmax", "GRUCell", "LSTMCell", "adopt", "record"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "AdaptiveSoftmax",
+    "Embedding",
+    "FullSoftmax",
+    "GRUCell",
+    "LSTMCell",
+    "RowGradient",
+    "adopt",
+    "record",
+    "track",
+]
 
 gradients.register()
 batching.register()

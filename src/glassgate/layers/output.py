@@ -2,17 +2,89 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from glassgate.errors import GlassgateError
+from glassgate.layers.fused import Layout, fused_loss, has_kernel
 
-__all__ = ["AdaptiveSoftmax", "FullSoftmax"]
+__all__ = ["AdaptiveSoftmax", "FullSoftmax", "Precision", "Reduction"]
+
+Reduction: TypeAlias = Literal["none", "mean", "sum"]
+Precision: TypeAlias = Literal["float32", "bf16"]
 
 
-class FullSoftmax(nn.Module):
+class _Output(nn.Module):
+    """What both have in common: V, c, and how a loss is asked for."""
+
+    def __init__(
+        self, width: int, words: int, cutoffs: Sequence[int], bias: bool, precision: Precision
+    ) -> None:
+        super().__init__()
+        if precision not in get_args(Precision):
+            raise GlassgateError(f"precision: must be float32 or bf16, got {precision!r}")
+        self.weight = nn.Parameter(torch.empty(words, width).uniform_(-(width**-0.5), width**-0.5))
+        self.bias = nn.Parameter(torch.zeros(words)) if bias else None
+        self.layout = Layout((0, *cutoffs, words), bf16=precision == "bf16")
+        self.clusters: nn.Linear | None = None
+
+    def loss(self, h: Tensor, targets: Tensor, reduction: Reduction = "none") -> Tensor:
+        """Return -log y[target] in nats.
+
+        ``"mean"`` and ``"sum"`` over the rows are what training wants: linear layer, softmax and
+        cross-entropy are one function there, which holds the logits of a few rows at a time and has
+        the gradients when it returns; it can be differentiated once. ``"none"``, a loss for each row,
+        is made of plain torch operations: it holds all logits, takes any gradient on the rows, and can
+        be differentiated as often as one likes. So are the others on another device than the CPU.
+
+        Parameters
+        ----------
+        h : Tensor [M, width]
+            What V multiplies.
+        targets : Tensor of int64 [M]
+            Word numbers.
+        reduction
+            ``"none"``, ``"mean"`` or ``"sum"``.
+
+        Returns
+        -------
+        Tensor
+            [M] with ``"none"``, else a scalar.
+
+        Raises
+        ------
+        GlassgateError
+            Shapes or dtypes do not fit, or a target is no word's number.
+        """
+        words, width = self.weight.shape
+        if h.dim() != 2 or h.shape[1] != width or targets.shape != h.shape[:1]:
+            raise GlassgateError(
+                f"loss: h must have shape [M, {width}] and targets [M], got {list(h.shape)} and "
+                f"{list(targets.shape)}"
+            )
+        if targets.dtype != torch.int64:
+            raise GlassgateError(f"loss: targets must be of torch.int64, got {targets.dtype}")
+        if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < words:
+            raise GlassgateError(
+                f"loss: targets must be from 0 to {words - 1}, "
+                f"got {int(targets.min())} to {int(targets.max())}"
+            )
+        if reduction not in get_args(Reduction):
+            raise GlassgateError(f"loss: reduction must be none, mean or sum, got {reduction!r}")
+        if reduction == "none" or not has_kernel(h, self.weight):
+            losses = self._losses(h, targets)
+            return losses if reduction == "none" else losses.mean() if reduction == "mean" else losses.sum()
+        clusters = (None, None) if self.clusters is None else (self.clusters.weight, self.clusters.bias)
+        return fused_loss(h, self.weight, self.bias, targets, self.layout, reduction == "mean", *clusters)
+
+    def _losses(self, h: Tensor, targets: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class FullSoftmax(_Output):
     """The notes' output: y = softmax(V h + c).
 
     Parameters
@@ -23,6 +95,9 @@ class FullSoftmax(nn.Module):
         The size of the vocabulary.
     bias
         Whether there is a c.
+    precision
+        ``"bf16"`` rounds the factors and the results of the products in ``loss(..., "mean")`` and
+        ``"sum"`` to bfloat16; weights, softmax and sums stay float32.
 
     Attributes
     ----------
@@ -39,13 +114,12 @@ class FullSoftmax(nn.Module):
     True
     """
 
-    def __init__(self, width: int, words: int, bias: bool = True) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(words, width).uniform_(-(width**-0.5), width**-0.5))
-        self.bias = nn.Parameter(torch.zeros(words)) if bias else None
+    def __init__(
+        self, width: int, words: int, bias: bool = True, *, precision: Precision = "float32"
+    ) -> None:
+        super().__init__(width, words, (), bias, precision)
 
-    def loss(self, h: Tensor, targets: Tensor) -> Tensor:
-        """Return -log y[target] for each row: h [M, width], targets [M] -> [M], in nats."""
+    def _losses(self, h: Tensor, targets: Tensor) -> Tensor:
         return functional.cross_entropy(
             functional.linear(h, self.weight, self.bias), targets, reduction="none"
         )
@@ -55,7 +129,7 @@ class FullSoftmax(nn.Module):
         return functional.log_softmax(functional.linear(h, self.weight, self.bias), -1)
 
 
-class AdaptiveSoftmax(nn.Module):
+class AdaptiveSoftmax(_Output):
     r"""An exact softmax in two steps for words numbered from the most frequent down.
 
     The head is a softmax over the words below the first cutoff and one entry for each cluster of
@@ -80,6 +154,8 @@ class AdaptiveSoftmax(nn.Module):
         Where the head ends and each further cluster begins, rising, above 0 and below ``words``.
     bias
         Whether there are biases.
+    precision
+        As for `FullSoftmax`.
 
     Raises
     ------
@@ -99,20 +175,25 @@ class AdaptiveSoftmax(nn.Module):
     True
     """
 
-    def __init__(self, width: int, words: int, cutoffs: Sequence[int], bias: bool = True) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        width: int,
+        words: int,
+        cutoffs: Sequence[int],
+        bias: bool = True,
+        *,
+        precision: Precision = "float32",
+    ) -> None:
+        super().__init__(width, words, cutoffs, bias, precision)
         bounds = [0, *cutoffs, words]
         sizes = [end - start for start, end in pairwise(bounds)]
         if len(sizes) < 2 or min(sizes) < 1:
             raise GlassgateError(f"cutoffs: must rise from above 0 to below {words}, got {list(cutoffs)}")
         self.sizes = sizes
         self.bounds = bounds
-        self.weight = nn.Parameter(torch.empty(words, width).uniform_(-(width**-0.5), width**-0.5))
-        self.bias = nn.Parameter(torch.zeros(words)) if bias else None
-        self.clusters = nn.Linear(width, len(cutoffs), bias)
+        self.clusters: nn.Linear = nn.Linear(width, len(cutoffs), bias)
 
-    def loss(self, h: Tensor, targets: Tensor) -> Tensor:
-        """Return -log p(target) for each row: h [M, width], targets [M] -> [M], in nats."""
+    def _losses(self, h: Tensor, targets: Tensor) -> Tensor:
         # One split has one backward pass; slices would each fill a gradient of the whole matrix.
         weights, biases = self._split()
         first = self.bounds[1]

@@ -1,5 +1,6 @@
 // Chooses the instruction set once, when it is first needed.
 #include "table.hpp"
+#include "team.hpp"
 
 #include <cstdlib>
 #include <cstring>
@@ -62,8 +63,22 @@ template <> const Entries<double>& entries<double>() { return chosen().table->tw
 
 const char* isa() { return chosen().name; }
 
-template <class S> void forward(const Forward<S>& call) { entries<S>().forward(call); }
-template <class S> void backward(const Backward<S>& call) { entries<S>().backward(call); }
+template <class S> void forward(const Forward<S>& call) {
+    const Sizes& z = call.sizes;
+    const std::size_t states = static_cast<std::size_t>(z.T * z.N * z.H) * sizeof(S);
+    expect_writes(call.hidden, states);
+    expect_writes(call.state, states);
+    expect_writes(call.gates, states * static_cast<std::size_t>(gate_count(call.cell)));
+    entries<S>().forward(call);
+}
+template <class S> void backward(const Backward<S>& call) {
+    const Sizes& z = call.sizes;
+    const std::size_t unit = static_cast<std::size_t>(gate_count(call.cell) * z.H) * sizeof(S);
+    expect_writes(call.d_x, static_cast<std::size_t>(z.T * z.N * z.I) * sizeof(S));
+    expect_writes(call.d_w_ih, unit * static_cast<std::size_t>(z.I));
+    expect_writes(call.d_w_hh, unit * static_cast<std::size_t>(z.H));
+    entries<S>().backward(call);
+}
 template <class S> std::size_t packed_size(Cell cell, std::int64_t I, std::int64_t H) {
     return entries<S>().packed_size(cell, I, H);
 }
@@ -74,6 +89,14 @@ void pack(Cell cell, std::int64_t I, std::int64_t H, const S* w_ih, const S* w_h
 }
 template <class S> void sigmoid(const S* in, S* out, std::int64_t count) { entries<S>().sigmoid(in, out, count); }
 template <class S> void tanh(const S* in, S* out, std::int64_t count) { entries<S>().tanh(in, out, count); }
+template <class S> void softmax_loss(const SoftmaxLoss<S>& call) { entries<S>().softmax_loss(call); }
+template <class S> void adam_step(const AdamStep<S>& call) { entries<S>().adam_step(call); }
+template <class S> void adam_catch_up(const AdamCatchUp<S>& call) { entries<S>().adam_catch_up(call); }
+template <class S> void add_rows(const AddRows<S>& call) { entries<S>().add_rows(call); }
+template <class S>
+double sum_of_squares(std::int64_t rows, std::int64_t width, const std::int64_t* which, const S* values) {
+    return entries<S>().sum_of_squares(rows, width, which, values);
+}
 
 #define GLASSGATE_INSTANCES(S)                                                                                        \
     template void forward<S>(const Forward<S>&);                                                                      \
@@ -81,7 +104,12 @@ template <class S> void tanh(const S* in, S* out, std::int64_t count) { entries<
     template std::size_t packed_size<S>(Cell, std::int64_t, std::int64_t);                                            \
     template void pack<S>(Cell, std::int64_t, std::int64_t, const S*, const S*, const S*, const S*, bool, S*);        \
     template void sigmoid<S>(const S*, S*, std::int64_t);                                                             \
-    template void tanh<S>(const S*, S*, std::int64_t);
+    template void tanh<S>(const S*, S*, std::int64_t);                                                                \
+    template void softmax_loss<S>(const SoftmaxLoss<S>&);                                                             \
+    template void adam_step<S>(const AdamStep<S>&);                                                                   \
+    template void adam_catch_up<S>(const AdamCatchUp<S>&);                                                            \
+    template void add_rows<S>(const AddRows<S>&);                                                                     \
+    template double sum_of_squares<S>(std::int64_t, std::int64_t, const std::int64_t*, const S*);
 GLASSGATE_INSTANCES(float)
 GLASSGATE_INSTANCES(double)
 

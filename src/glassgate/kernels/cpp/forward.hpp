@@ -117,18 +117,22 @@ template <class S> class ForwardPass {
         for (S*& h : h_) h = cutter.take<S>(N * stride_);
         carry_ = cutter.take<S>(N * stride_);
         reset_h_ = cutter.take<S>(c_.cell == Cell::gru_before ? N * stride_ : 0);
-        before_ = cutter.take<S>(c_.gates != nullptr ? 0 : chunk_ * N * G * H);
+        before_ = cutter.take<S>(weights_.panels * before_panel());
         inputs_ = cutter.take<S>(c_.round_bf16 ? plan_.threads * chunk_ * N * I : 0);
         tiles_ = cutter.take<S>(plan_.threads * tile_size<S>);
         from_ = cutter.take<const S*>(plan_.threads * chunk_ * N);
-        to_ = cutter.take<S*>(plan_.threads * chunk_ * N);
+        begins_ = cutter.take<Index>(plan_.threads * chunk_);
     }
 
-    // Pre-activations of row `row` in the s-th step, later its activated gates.
-    S* gate_row(Index s, Index row) const {
-        if (c_.gates == nullptr) return before_ + (s % chunk_ * N + row) * G * H;
-        return c_.gates + (schedule_.time(s) * N + schedule_.sequence(row)) * G * H;
+    // Pre-activations of a chunk of steps lie panel by panel: [rows][G][width], the rows of all its steps in turn, so that a
+    // product adds to them where they lie. Threads that keep their own rows keep them in their own part.
+    Index before_panel() const { return (plan_.by_rows ? plan_.threads : 1) * part_rows() * G * W; }
+    Index part_rows() const { return chunk_ * (plan_.by_rows ? ceil_div(N, plan_.threads) : N); }
+    S* before(Index p, const Division& mine, Index index) const {
+        return before_ + p * before_panel() + ((mine.by_rows ? mine.rank * part_rows() : 0) + index) * G * W;
     }
+    // Where the rows of the s-th step begin among those of its chunk.
+    Index& begins(const Division& mine, Index s) const { return begins_[mine.rank * chunk_ + s % chunk_]; }
 
     void work(const Team& team) {
         const Division mine{plan_.by_rows && team.size > 1, team.rank, team.size};
@@ -142,7 +146,7 @@ template <class S> class ForwardPass {
         team.wait();
         for (Index s = 0; s < T; ++s) {
             if (s % chunk_ == 0) {
-                input_product(s, min(s + chunk_, T), packed, mine, tile);
+                input_product(s, min(s + chunk_, T), packed, mine);
                 if (!mine.by_rows) team.wait();
             }
             step(s, packed, mine, team, tile);
@@ -181,17 +185,15 @@ template <class S> class ForwardPass {
     GG_INLINE Vec<S> operand(Vec<S> x) const { return c_.round_bf16 ? round_bf16(x) : x; }
 
     // Pre-activations of steps s0 to s1: bias + W x, for this thread's rows or panels.
-    void input_product(Index s0, Index s1, const S* packed, const Division& mine, S* tile) {
+    void input_product(Index s0, Index s1, const S* packed, const Division& mine) {
         const S** from = from_ + mine.rank * chunk_ * N;
-        S** to = to_ + mine.rank * chunk_ * N;
         S* rounded = inputs_ + mine.rank * chunk_ * N * I;
         Index count = 0;
         for (Index s = s0; s < s1; ++s) {
             const Index t = schedule_.time(s), rows = mine.own_rows(schedule_.active(t));
+            begins(mine, s) = count;
             for (Index i = 0; i < rows; ++i, ++count) {
-                const Index row = mine.row(i);
-                from[count] = c_.x + (t * N + schedule_.sequence(row)) * I;
-                to[count] = gate_row(s, row);
+                from[count] = c_.x + (t * N + schedule_.sequence(mine.row(i))) * I;
                 if (!c_.round_bf16) continue;
                 S* copy = rounded + count * I;
                 std::memcpy(copy, from[count], static_cast<std::size_t>(I) * sizeof(S));
@@ -203,12 +205,10 @@ template <class S> class ForwardPass {
         if (mine.by_rows) tiles = {false, 0, 1};
         tiles.tiles(weights_.panels, count, G == 4 ? max_rows<4> : max_rows<3>, [&](Index p, Index first, Index last) {
             const S* bias = packed + weights_.bias_at(p);
-            const Index rows = last - first, vectors = rows * G, units = min(W, H - p * W);
-            for (Index v = 0; v < vectors; ++v) store(tile + v * W, load(bias + v % G * W));
-            product<S>(G, rows, I, from + first, packed + weights_.input_at(p), tile);
-            for (Index r = 0; r < rows; ++r)
-                for (Index g = 0; g < G; ++g)
-                    store(to[first + r] + g * H + p * W, load(tile + (r * G + g) * W), units);
+            S* sums = before(p, mine, first);
+            for (Index r = 0; r < last - first; ++r)
+                for (Index g = 0; g < G; ++g) store(sums + (r * G + g) * W, load(bias + g * W));
+            product<S>(G, last - first, I, from + first, packed + weights_.input_at(p), sums);
         });
     }
 
@@ -217,7 +217,7 @@ template <class S> class ForwardPass {
         switch (c_.cell) {
             case Cell::lstm:
                 return mine.tiles(weights_.panels, active, max_rows<4>, [&](Index p, Index first, Index last) {
-                    lstm_tile(s, p, first, last, packed, mine, tile);
+                    lstm_tile(s, p, first, last, packed, mine);
                 });
             case Cell::gru_after:
                 return mine.tiles(weights_.panels, active, max_rows<3>, [&](Index p, Index first, Index last) {
@@ -243,12 +243,14 @@ template <class S> class ForwardPass {
     struct Row {
         Index row, at;       // place in the order; t * N + n
         bool clear, is_last;  // the next step resets; there is no next step
-        S* gates;
+        S* gates;             // where the activated gates are wanted, or null
     };
     Row row_of(Index s, Index i, const Division& mine) const {
         const Index row = mine.row(i), t = schedule_.time(s), next = schedule_.after(t);
         const bool goes_on = next < T && schedule_.is_active(row, next);
-        return {row, t * N + schedule_.sequence(row), goes_on && schedule_.reset(row, next), !goes_on, gate_row(s, row)};
+        const Index at = t * N + schedule_.sequence(row);
+        return {row, at, goes_on && schedule_.reset(row, next), !goes_on,
+                c_.gates == nullptr ? nullptr : c_.gates + at * G * H};
     }
 
     // The new hidden state of some units, and what is carried beside it (LSTM: c, GRU: h itself).
@@ -262,23 +264,19 @@ template <class S> class ForwardPass {
         if (c_.cell == Cell::lstm) store(c_.c_n + n * H + unit, carried, count);
     }
 
-    void lstm_tile(Index s, Index p, Index first, Index last, const S* packed, const Division& mine, S* tile) {
+    void lstm_tile(Index s, Index p, Index first, Index last, const S* packed, const Division& mine) {
         const S* rows[tile_rows];
         rows_of(h_[s % 2], first, last, mine, rows);
         const Index unit = p * W, count = min(W, H - unit);
-        for (Index i = first; i < last; ++i) {
-            const S* before = gate_row(s, mine.row(i)) + unit;
-            for (Index g = 0; g < 4; ++g) store(tile + ((i - first) * 4 + g) * W, load(before + g * H, count));
-        }
-        product<S, 4>(last - first, H, rows, packed + weights_.hidden_at(p), tile);
-        for (Index i = first; i < last; ++i) {
+        S* sum = before(p, mine, begins(mine, s) + first);
+        product<S, 4>(last - first, H, rows, packed + weights_.hidden_at(p), sum);
+        for (Index i = first; i < last; ++i, sum += 4 * W) {
             const Row r = row_of(s, i, mine);
-            const S* sum = tile + (i - first) * 4 * W;
             const Vec<S> input = sigmoid<S>(load(sum)), forget = sigmoid<S>(load(sum + W));
             const Vec<S> candidate = tanh<S>(load(sum + 2 * W)), output = sigmoid<S>(load(sum + 3 * W));
             const Vec<S> old = load(carry_ + r.row * stride_ + unit, count);
             const Vec<S> cell = fmadd<S>(forget, old, input * candidate);
-            if (c_.gates != nullptr) {
+            if (r.gates != nullptr) {
                 store(r.gates + unit, input, count);
                 store(r.gates + H + unit, forget, count);
                 store(r.gates + 2 * H + unit, candidate, count);
@@ -294,22 +292,22 @@ template <class S> class ForwardPass {
         rows_of(h_[s % 2], first, last, mine, rows);
         const Index unit = p * W, count = min(W, H - unit);
         const Vec<S> bias = load(packed + weights_.bias_at(p) + 3 * W);
-        for (Index i = first; i < last; ++i) {
-            const S* before = gate_row(s, mine.row(i)) + unit;
-            S* sum = tile + (i - first) * 3 * W;
-            store(sum, load(before, count));
-            store(sum + W, load(before + H, count));
+        const S* input = before(p, mine, begins(mine, s) + first);
+        for (Index i = 0; i < last - first; ++i) {
+            S* sum = tile + i * 3 * W;
+            store(sum, load(input + i * 3 * W));
+            store(sum + W, load(input + i * 3 * W + W));
             store(sum + 2 * W, bias);
         }
         product<S, 3>(last - first, H, rows, packed + weights_.hidden_at(p), tile);
-        for (Index i = first; i < last; ++i) {
+        const S* sum = tile;
+        for (Index i = first; i < last; ++i, sum += 3 * W, input += 3 * W) {
             const Row r = row_of(s, i, mine);
-            const S* sum = tile + (i - first) * 3 * W;
             const Vec<S> reset = sigmoid<S>(load(sum)), keep = sigmoid<S>(load(sum + W)), m = load(sum + 2 * W);
-            const Vec<S> candidate = tanh<S>(fmadd<S>(reset, m, load(r.gates + 2 * H + unit, count)));
+            const Vec<S> candidate = tanh<S>(fmadd<S>(reset, m, load(input + 2 * W)));
             const Vec<S> old = load(carry_ + r.row * stride_ + unit, count);
             const Vec<S> h = fmadd<S>(keep, old - candidate, candidate);
-            if (c_.gates != nullptr) {
+            if (r.gates != nullptr) {
                 store(r.gates + unit, reset, count);
                 store(r.gates + H + unit, keep, count);
                 store(r.gates + 2 * H + unit, candidate, count);
@@ -323,20 +321,21 @@ template <class S> class ForwardPass {
         const S* rows[tile_rows];
         rows_of(h_[s % 2], first, last, mine, rows);
         const Index unit = p * W, count = min(W, H - unit);
-        for (Index i = first; i < last; ++i) {
-            const S* before = gate_row(s, mine.row(i)) + unit;
-            for (Index g = 0; g < 2; ++g) store(tile + ((i - first) * 2 + g) * W, load(before + g * H, count));
-        }
+        S* input = before(p, mine, begins(mine, s) + first);
+        for (Index i = 0; i < last - first; ++i)
+            for (Index g = 0; g < 2; ++g) store(tile + (i * 2 + g) * W, load(input + (i * 3 + g) * W));
         product<S, 2>(last - first, H, rows, packed + weights_.hidden_at(p), tile);
-        for (Index i = first; i < last; ++i) {
-            const Index row = mine.row(i);
-            const S* sum = tile + (i - first) * 2 * W;
-            S* gates = gate_row(s, row) + unit;
-            const Vec<S> reset = sigmoid<S>(load(sum));
-            store(gates, reset, count);
-            store(gates + H, sigmoid<S>(load(sum + W)), count);
-            const Vec<S> old = load(carry_ + row * stride_ + unit, count);
-            store(reset_h_ + row * stride_ + unit, operand(reset * old), count);
+        const S* sum = tile;
+        for (Index i = first; i < last; ++i, sum += 2 * W, input += 3 * W) {
+            const Row r = row_of(s, i, mine);
+            const Vec<S> reset = sigmoid<S>(load(sum)), keep = sigmoid<S>(load(sum + W));
+            store(input + W, keep);  // its candidate_tile needs it
+            if (r.gates != nullptr) {
+                store(r.gates + unit, reset, count);
+                store(r.gates + H + unit, keep, count);
+            }
+            const Vec<S> old = load(carry_ + r.row * stride_ + unit, count);
+            store(reset_h_ + r.row * stride_ + unit, operand(reset * old), count);
         }
     }
 
@@ -346,21 +345,20 @@ template <class S> class ForwardPass {
         const Columns& cut = weights_.candidate;
         const Index unit0 = cut.first(p);
         const int vectors = cut.vectors<S>(p);
-        for (Index i = first; i < last; ++i) {
-            const S* before = gate_row(s, mine.row(i)) + 2 * H + unit0;
-            for (int v = 0; v < vectors; ++v)
-                store(tile + ((i - first) * vectors + v) * W, load(before + v * W, min(W, H - unit0 - v * W)));
-        }
+        const S* input[max_vectors];
+        for (int v = 0; v < vectors; ++v) input[v] = before(unit0 / W + v, mine, begins(mine, s) + first);
+        for (Index i = 0; i < last - first; ++i)
+            for (int v = 0; v < vectors; ++v) store(tile + (i * vectors + v) * W, load(input[v] + (i * 3 + 2) * W));
         product<S>(vectors, last - first, H, rows, packed + weights_.candidate_at(p), tile);
         for (Index i = first; i < last; ++i) {
             const Row r = row_of(s, i, mine);
             for (int v = 0; v < vectors; ++v) {
                 const Index unit = unit0 + v * W, count = min(W, H - unit);
                 const Vec<S> candidate = tanh<S>(load(tile + ((i - first) * vectors + v) * W));
-                const Vec<S> keep = load(r.gates + H + unit, count);
+                const Vec<S> keep = load(input[v] + ((i - first) * 3 + 1) * W);
                 const Vec<S> old = load(carry_ + r.row * stride_ + unit, count);
                 const Vec<S> h = fmadd<S>(keep, old - candidate, candidate);
-                if (c_.gates != nullptr) store(r.gates + 2 * H + unit, candidate, count);
+                if (r.gates != nullptr) store(r.gates + 2 * H + unit, candidate, count);
                 finish(s, r, unit, count, h, h);
             }
         }
@@ -382,7 +380,7 @@ template <class S> class ForwardPass {
     S* inputs_ = nullptr;
     S* tiles_ = nullptr;
     const S** from_ = nullptr;
-    S** to_ = nullptr;
+    Index* begins_ = nullptr;
 };
 
 }  // namespace glassgate::kernels::GG_ISA

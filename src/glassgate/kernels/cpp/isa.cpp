@@ -2,6 +2,7 @@
 #include "table.hpp"
 
 #include "backward.hpp"
+#include "output_passes.hpp"
 
 namespace glassgate::kernels::GG_ISA {
 
@@ -31,7 +32,9 @@ template <class S> void all_tanh(const S* in, S* out, Index count) {
 }
 
 template <class S> constexpr Entries<S> entries{run_forward<S>,  run_backward<S>, packed_elements<S>,
-                                                pack_all<S>,     all_sigmoid<S>,  all_tanh<S>};
+                                                pack_all<S>,     all_sigmoid<S>,  all_tanh<S>,
+                                                softmax_loss<S>, adam_step<S>,    adam_catch_up<S>,
+                                                add_rows<S>,     sum_of_squares<S>};
 
 }  // namespace
 

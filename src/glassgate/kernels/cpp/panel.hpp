@@ -9,6 +9,9 @@
 
 #include "simd.hpp"
 
+#include <cstddef>
+#include <utility>
+
 namespace glassgate::kernels::GG_ISA {
 
 GG_INLINE Index min(Index a, Index b) { return a < b ? a : b; }
@@ -112,6 +115,28 @@ inline void product(int vectors, Index rows, Index depth, const S* const* a, con
 
 // ---- Panels of gates: the same `width` units of G gates side by side -----------------------------------------------
 
+// A square block of `width` rows and columns turned over its diagonal: log2(width) rounds, each of which swaps the halves
+// that lie off the diagonal in blocks of twice `HALF`.
+template <class S, int HALF, std::size_t... L>
+GG_INLINE void swap_halves(Vec<S>* rows, std::index_sequence<L...>) {
+    constexpr int W = static_cast<int>(width<S>);
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) {
+        if (i & HALF) continue;
+        const Vec<S> a = rows[i], b = rows[i + HALF];
+        rows[i] = __builtin_shuffle(a, b, Mask<S>{(L & HALF ? W + static_cast<int>(L) - HALF : static_cast<int>(L))...});
+        rows[i + HALF] =
+            __builtin_shuffle(a, b, Mask<S>{(L & HALF ? W + static_cast<int>(L) : static_cast<int>(L) + HALF)...});
+    }
+}
+template <class S> GG_INLINE void transpose(Vec<S>* rows) {
+    constexpr auto lanes = std::make_index_sequence<static_cast<std::size_t>(width<S>)>();
+    swap_halves<S, 1>(rows, lanes);
+    if constexpr (width<S> > 2) swap_halves<S, 2>(rows, lanes);
+    if constexpr (width<S> > 4) swap_halves<S, 4>(rows, lanes);
+    if constexpr (width<S> > 8) swap_halves<S, 8>(rows, lanes);
+}
+
 // Rows of a weight matrix [.][depth] become the lanes of a panel: panel[k][v][lane] = weight[v * apart + lane][k], zero
 // from lane count[v] on. `stride` lies between the rows of `weight`.
 template <class S>
@@ -121,9 +146,13 @@ inline void pack_transposed(const S* weight, Index stride, int vectors, Index ap
     for (int v = 0; v < vectors; ++v) {
         const S* from = weight + v * apart * stride;
         S* to = panel + v * W;
-        for (Index k = 0; k < depth; ++k, to += vectors * W) {
-            for (Index lane = 0; lane < count[v]; ++lane) to[lane] = from[lane * stride + k];
-            for (Index lane = count[v]; lane < W; ++lane) to[lane] = S(0);
+        for (Index k = 0; k < depth; k += W) {
+            const Index now = min(W, depth - k);
+            Vec<S> rows[W];
+            for (Index lane = 0; lane < W; ++lane)
+                rows[lane] = lane < count[v] ? load(from + lane * stride + k, now) : Vec<S>{};
+            transpose<S>(rows);
+            for (Index i = 0; i < now; ++i, to += vectors * W) store(to, rows[i]);
         }
     }
 }

@@ -143,16 +143,17 @@ template <class S> GG_INLINE Vec<S> magnitude(Vec<S> x) {
     return (Vec<S>)((Mask<S>)x & ~(Mask<S>)broadcast<S>(S(-0.0)));
 }
 
-// 1 / (1 + exp(-x)), through exp(-|x|), so that the negative tail keeps its relative accuracy; exactly 0 where
-// exp(x) would underflow, exactly 1 far right, NaN for NaN.
+// 1 / (1 + exp(-x)): rounding exp(-x) to 1 + exp(-x) costs at most half an ULP, far left as well; exactly 0 where exp(x)
+// would underflow, exactly 1 far right, NaN for NaN.
 template <class S> GG_INLINE Vec<S> sigmoid(Vec<S> x) {
-    const Vec<S> a = -magnitude<S>(x);
     const Vec<S> low = broadcast<S>(Exp<S>::lowest);
-    const Split<S> s = split_exp<S>(a < low ? low : a);
-    Vec<S> e = fmadd<S>(s.scale, s.p, s.scale);
-    e = a < low ? Vec<S>{} : e;
+    const Mask<S> under = x < low;
+    Vec<S> a = under ? low : x;
+    a = a > -low ? -low : a;
+    const Split<S> s = split_exp<S>(-a);
     const Vec<S> one = broadcast<S>(S(1));
-    return (x >= Vec<S>{} ? one : e) / (one + e);
+    const Vec<S> y = one / (one + fmadd<S>(s.scale, s.p, s.scale));
+    return under ? Vec<S>{} : y;
 }
 
 // sign(x) * m / (m + 2), m = exp(2|x|) - 1 without cancellation: relatively accurate down to the smallest x.

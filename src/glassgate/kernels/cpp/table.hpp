@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels.hpp"
+#include "output.hpp"
 
 namespace glassgate::kernels {
 
@@ -12,6 +13,11 @@ template <class S> struct Entries {
     void (*pack)(Cell, std::int64_t, std::int64_t, const S*, const S*, const S*, const S*, bool, S*);
     void (*sigmoid)(const S*, S*, std::int64_t);
     void (*tanh)(const S*, S*, std::int64_t);
+    void (*softmax_loss)(const SoftmaxLoss<S>&);
+    void (*adam_step)(const AdamStep<S>&);
+    void (*adam_catch_up)(const AdamCatchUp<S>&);
+    void (*add_rows)(const AddRows<S>&);
+    double (*sum_of_squares)(std::int64_t, std::int64_t, const std::int64_t*, const S*);
 };
 
 struct Table {

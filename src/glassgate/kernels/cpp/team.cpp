@@ -1,5 +1,6 @@
 #include "team.hpp"
 
+#include <cstdint>
 #include <cstdlib>
 #include <new>
 
@@ -17,6 +18,7 @@ namespace glassgate::kernels {
 namespace {
 
 std::atomic<int> wanted_threads{0};
+constexpr std::size_t large_page = std::size_t(2) << 20;
 
 void pause_processor() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -77,19 +79,25 @@ int threads() { return wanted_threads > 0 ? wanted_threads.load() : omp_get_max_
 
 void set_threads(int count) { wanted_threads = count; }
 
+void expect_writes(void* data, std::size_t bytes) {
+    const auto begin = reinterpret_cast<std::uintptr_t>(data);
+    const std::uintptr_t first = (begin + large_page - 1) / large_page * large_page;
+    const std::uintptr_t last = (begin + bytes) / large_page * large_page;
+    if (data != nullptr && last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+}
+
 std::byte* scratch(std::size_t bytes) {
     thread_local Block block;
     if (block.size < bytes) {
-        constexpr std::size_t page = std::size_t(2) << 20;
-        const bool large = bytes >= page;
-        const std::size_t unit = large ? page : 64;
+        const bool large = bytes >= large_page;
+        const std::size_t unit = large ? large_page : 64;
         const std::size_t size = (bytes + bytes / 4 + unit - 1) / unit * unit;
         std::free(block.data);
         block = {};
         block.data = static_cast<std::byte*>(std::aligned_alloc(unit, size));
         if (block.data == nullptr) throw std::bad_alloc();
         block.size = size;
-        if (large) madvise(block.data, size, MADV_HUGEPAGE);  // only speed depends on it
+        expect_writes(block.data, size);
     }
     return block.data;
 }

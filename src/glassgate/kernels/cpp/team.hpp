@@ -39,4 +39,8 @@ void set_threads(int count);  // 0: follow OpenMP again
 // Scratch memory of the calling thread, aligned to 64 bytes and kept for its next call. Throws std::bad_alloc.
 std::byte* scratch(std::size_t bytes);
 
+// Tells the system that all of a large output is about to be written, so that fresh memory comes in large pages. Null and
+// small ones are left alone; what is computed does not depend on it.
+void expect_writes(void* data, std::size_t bytes);
+
 }  // namespace glassgate::kernels

@@ -1,0 +1,1 @@
+"""The layers beside their peers: checked first, then timed in turns, in one run."""

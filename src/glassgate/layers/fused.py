@@ -1,0 +1,258 @@
+"""Linear layer, softmax and cross-entropy in one, with the gradients taken on the way forward.
+
+With the factor of the sum known beforehand (1, or 1 / rows for a mean) nothing is left for the backward
+pass but to hand the gradients on. So logits live only for a chunk of rows, which stays in the cache: three
+matrix products and one pass over the chunk, nothing more. The idea is that of Hsu et al. 2024, "Liger
+kernel: efficient Triton kernels for LLM training", arXiv:2410.10989.
+"""
+
+from itertools import pairwise
+from math import nan
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from glassgate.kernels import _native
+from glassgate.layers.operators import KERNEL_DTYPES
+from glassgate.layers.rows import RowGradient, tracked
+
+__all__ = ["Layout", "fused_loss", "has_kernel"]
+
+CHUNK = 1 << 23  # logits that are held at once, unless a single row has more
+
+
+class Layout(NamedTuple):
+    """Where words are cut, 0 < cutoffs < words; how many logits are held; whether products take bf16."""
+
+    bounds: tuple[int, ...]
+    chunk: int = CHUNK
+    bf16: bool = False
+
+
+def has_kernel(h: Tensor, weight: Tensor) -> bool:
+    """Tell whether the fused path computes these: float32 or float64 on the CPU."""
+    return h.device.type == "cpu" and h.dtype == weight.dtype and h.dtype in KERNEL_DTYPES
+
+
+class _Wanted(NamedTuple):
+    """Where the gradients of one softmax go; None where they are not wanted."""
+
+    h: Tensor | None
+    V: Tensor | None
+    c: Tensor | None
+
+
+def _softmax(
+    h: Tensor, V: Tensor, c: Tensor | None, targets: Tensor, scale: float, layout: Layout, d: _Wanted
+) -> Tensor:
+    """Return the losses of the rows under one softmax; write ``scale`` times their gradients, add d.h."""
+    rows, entries = len(h), len(V)
+    losses = h.new_empty(rows)
+    most = max(1, layout.chunk // entries)
+    step = -(-rows // -(-rows // most)) if rows else 1  # chunks of about equal size
+    space = h.new_empty(step, entries)
+    if layout.bf16:
+        h, V = h.bfloat16(), V.bfloat16()
+    for start in range(0, rows, step):
+        part = slice(start, min(start + step, rows))
+        logits = space[: part.stop - part.start]
+        if layout.bf16:
+            logits.copy_(h[part] @ V.t())
+        else:
+            torch.mm(h[part], V.t(), out=logits)
+        _native.softmax_loss(
+            logits.dtype == torch.float64,
+            len(logits),
+            entries,
+            entries,
+            logits.data_ptr(),
+            None if c is None else c.data_ptr(),
+            targets.data_ptr() + start * targets.element_size(),
+            scale,
+            losses.data_ptr() + start * losses.element_size(),
+        )
+        factors = logits.bfloat16() if layout.bf16 else logits
+        if d.h is not None:
+            d.h[part].addmm_(factors, V) if not layout.bf16 else d.h[part].add_(factors @ V)
+        if d.V is not None:
+            if layout.bf16:
+                d.V.copy_(factors.t() @ h[part]) if start == 0 else d.V.add_(factors.t() @ h[part])
+            else:
+                d.V.addmm_(factors.t(), h[part], beta=min(start, 1))
+        if d.c is not None:
+            torch.sum(logits, 0, out=d.c) if start == 0 else d.c.add_(logits.sum(0))
+    return losses
+
+
+class _Head(NamedTuple):
+    """The softmax over the frequent words and an entry for each cluster, side by side for one product."""
+
+    V: Tensor
+    c: Tensor | None
+
+    @classmethod
+    def join(cls, weights: "_Weights", first: int) -> "_Head":
+        assert weights.clusters is not None
+        V = torch.cat([weights.V[:first], weights.clusters])
+        if weights.c is None or weights.clusters_c is None:
+            return cls(V, None)
+        return cls(V, torch.cat([weights.c[:first], weights.clusters_c]))
+
+
+class _Weights(NamedTuple):
+    """The parameters of an output layer, or the gradients on those that want one."""
+
+    V: Tensor
+    c: Tensor | None
+    clusters: Tensor | None
+    clusters_c: Tensor | None
+
+
+class _FusedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        h: Tensor,
+        V: Tensor,
+        c: Tensor | None,
+        clusters: Tensor | None,
+        clusters_c: Tensor | None,
+        targets: Tensor,
+        scale: float,
+        layout: Layout,
+        rows: RowGradient | None,
+    ) -> Tensor:
+        weights = _Weights(V, c, clusters, clusters_c)
+        want_h, want_V, *want = ctx.needs_input_grad[:5]
+        d_h = torch.zeros_like(h) if want_h else None
+        d_rest = [
+            torch.zeros_like(w) if w is not None and wanted else None
+            for w, wanted in zip(weights[1:], want, strict=True)
+        ]
+        d_V, ctx.turn, ctx.rows = None, 0, rows if want_V else None
+        if want_V:
+            d_V, ctx.turn = (torch.empty_like(V), 0) if rows is None else rows.begin()
+        gradients = (d_h, d_V, *d_rest)
+        if clusters is None:
+            if rows is not None:
+                rows.read(None)
+            losses = _softmax(h, V, c, targets, scale, layout, _Wanted(*gradients[:3]))
+            total, ctx.slices = losses.sum(dtype=torch.float64), [slice(0, len(V))]
+        else:
+            total, ctx.slices = _adaptive(h, weights, targets, scale, layout, gradients, rows)
+        ctx.written = None if rows is None else d_V
+        ctx.save_for_backward(d_h, None if rows is not None else d_V, *d_rest)
+        return (total * scale).to(h.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        factor = float(upstream)
+        if ctx.rows is not None:
+            ctx.rows.commit(ctx.turn, ctx.written, ctx.slices, factor)
+        gradients = ctx.saved_tensors
+        if factor != 1:
+            gradients = [None if d is None else d * factor for d in gradients]
+        return (*gradients, None, None, None, None)
+
+
+def _adaptive(
+    h: Tensor,
+    weights: _Weights,
+    targets: Tensor,
+    scale: float,
+    layout: Layout,
+    gradients: tuple[Tensor | None, ...],
+    rows: RowGradient | None,
+) -> tuple[Tensor, list[slice]]:
+    """Return the sum of the losses and the slices of V that have a gradient; write the gradients."""
+    d_h, d_V, d_c, d_clusters, d_clusters_c = gradients
+    first = layout.bounds[1]
+    cuts = torch.tensor(layout.bounds[1:-1])
+    number = torch.bucketize(targets, cuts, right=True)
+    sizes = torch.bincount(number, minlength=len(cuts) + 1).tolist()
+    slices = [slice(0, first)]
+    slices += [slice(a, b) for (a, b), n in zip(pairwise(layout.bounds[1:]), sizes[1:], strict=True) if n]
+    if rows is not None:
+        rows.read(torch.cat([torch.arange(s.start, s.stop) for s in slices]))
+    elif d_V is not None:
+        for (a, b), n in zip(pairwise(layout.bounds[1:]), sizes[1:], strict=True):
+            if n == 0:
+                d_V[a:b] = 0
+    head = _Head.join(weights, first)
+    d_head = None if d_V is None and d_clusters is None else torch.empty_like(head.V)
+    d_head_c = None if head.c is None or (d_c is None and d_clusters_c is None) else torch.empty_like(head.c)
+    entries = torch.where(number == 0, targets, first - 1 + number)
+    losses = _softmax(h, head.V, head.c, entries, scale, layout, _Wanted(d_h, d_head, d_head_c))
+    total = losses.sum(dtype=torch.float64)
+    for whole, parts in ((d_head, (d_V, d_clusters)), (d_head_c, (d_c, d_clusters_c))):
+        if whole is not None:
+            if parts[0] is not None:
+                parts[0][:first] = whole[:first]
+            if parts[1] is not None:
+                parts[1].copy_(whole[first:])
+    # The rows of the rare words, cluster by cluster.
+    order = torch.argsort(number, stable=True)[sizes[0] :]
+    h_rare, targets = h[order], targets[order]
+    d_rare = None if d_h is None else torch.zeros_like(h_rare)
+    start = 0
+    for words, size in zip(slices[1:], filter(None, sizes[1:]), strict=True):
+        part = slice(start, start + size)
+        start += size
+        d = _Wanted(*(None if g is None else g[s] for g, s in ((d_rare, part), (d_V, words), (d_c, words))))
+        c = None if weights.c is None else weights.c[words]
+        inner = targets[part] - words.start
+        total += _softmax(h_rare[part], weights.V[words], c, inner, scale, layout, d).sum(dtype=torch.float64)
+    if d_h is not None and d_rare is not None:
+        d_h.index_add_(0, order, d_rare)
+    return total, slices
+
+
+def fused_loss(
+    h: Tensor,
+    V: Tensor,
+    c: Tensor | None,
+    targets: Tensor,
+    layout: Layout,
+    mean: bool,
+    clusters: Tensor | None = None,
+    clusters_c: Tensor | None = None,
+) -> Tensor:
+    """Return the mean or the sum of -log p(target), its gradients ready.
+
+    Parameters
+    ----------
+    h : Tensor [M, width]
+        float32 or float64, on the CPU.
+    V, c : Tensor [words, width] and [words]
+        Weights and biases; c may be None. Where V is tracked (`glassgate.layers.track`), its
+        gradient goes there.
+    targets : Tensor of int64 [M]
+        Each from 0 to words - 1.
+    layout
+        The cut of the words and how much is computed at once.
+    mean
+        Whether the sum is divided by M.
+    clusters, clusters_c : Tensor [C, width] and [C]
+        Of an adaptive softmax: the head's entries for the clusters.
+
+    Returns
+    -------
+    Tensor
+        A scalar of h's dtype. It can be differentiated once.
+
+    Examples
+    --------
+    >>> h, V = torch.zeros(3, 2), torch.zeros(4, 2)
+    >>> loss = fused_loss(h, V, None, torch.tensor([0, 1, 3]), Layout((0, 4)), mean=True)
+    >>> round(float(loss.exp()), 4)  # four words, any as probable as the others
+    4.0
+    """
+    scale = 1.0 if not mean else 1 / len(h) if len(h) else nan
+    rows = tracked(V) if torch.is_grad_enabled() else None
+    h, targets = h.contiguous(), targets.contiguous()
+    arguments = (h, V, c, clusters, clusters_c, targets, scale, layout, rows)
+    loss: Tensor = _FusedLoss.apply(*arguments)  # type: ignore[no-untyped-call]
+    return loss

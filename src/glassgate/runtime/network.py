@@ -1,0 +1,103 @@
+"""A network on the kernels: word numbers in, hidden states out. It knows no words and no torch."""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from glassgate.folder.compact import Stored
+from glassgate.folder.config import ModelConfig
+from glassgate.kernels import LSTMForward, PackedGRU, PackedLSTM, using_threads
+from glassgate.runtime.matrix import Array, Matrix, Numbers
+from glassgate.runtime.output import QUIET, Output
+
+__all__ = ["Network", "State"]
+
+State: TypeAlias = tuple[Array, ...]
+"""What runs through time: (h, C) of an LSTM, (h,) of a GRU, each [layers, N, hidden]."""
+
+
+class Network:
+    """Embedding, stack of LSTM or GRU layers, projection and output.
+
+    The recurrent weights are packed once, here. The embedding and V are used where they lie: in a
+    mapped file they are read, and held in memory, as far as they are needed.
+
+    Parameters
+    ----------
+    config
+        Sizes and forms.
+    weights
+        As model.safetensors holds them; or arrays, all float32 or all float64.
+    threads
+        That a step may use; 0: as many as `glassgate.kernels.num_threads` says.
+
+    Attributes
+    ----------
+    output : Output
+        What follows `step` and `run`.
+
+    Examples
+    --------
+    >>> config = ModelConfig(cell="lstm", vocabulary=8, embedding=3, hidden=2, bias=False, tied=False)
+    >>> weights = {name: np.zeros(shape, np.float32) for name, shape in config.tensors().items()}
+    >>> network = Network(config, weights)
+    >>> state = network.initial_state(1)
+    >>> network.step(np.array([3]), state)
+    >>> network.output.log_probabilities(network.features(state[0][-1])).round(4)[0, :2]
+    array([-2.0794, -2.0794], dtype=float32)
+    """
+
+    def __init__(
+        self, config: ModelConfig, weights: "Mapping[str, Stored | Array]", threads: int = 1
+    ) -> None:
+        self.config = config
+        self.threads = threads
+        stored = {name: w if isinstance(w, Stored) else Stored(w) for name, w in weights.items()}
+        self.embedding = Matrix(stored.pop("embedding.weight"))
+        V = self.embedding if config.tied else Matrix(stored.pop("output.weight"))
+        others = {name: tensor.unpacked() for name, tensor in stored.items()}
+        self.projection = others.get("projection.weight")
+        self.output = Output(config, V, others)
+        self.layers = [_layer(config, others, number) for number in range(config.layers)]
+
+    def initial_state(self, sequences: int) -> State:
+        """Return the state before the first word: zeros."""
+        shape = (self.config.layers, sequences, self.config.hidden)
+        count = 2 if self.config.cell == "lstm" else 1
+        return tuple(np.zeros(shape, self.embedding.dtype) for _ in range(count))
+
+    def step(self, words: npt.NDArray[np.integer[Any]], state: State) -> None:
+        """Read one word of each sequence: words [N]; the state goes on in place."""
+        x = self.embedding.rows(words)
+        with using_threads(self.threads):
+            for layer, own in zip(self.layers, zip(*state, strict=True), strict=True):
+                layer.step(x, *own)
+                x = own[0]
+
+    def run(self, words: Numbers, state: State) -> Array:
+        """Read words [T, N] and return what V multiplies, [T, N, width]; the state goes on in place."""
+        x = self.embedding.rows(words)
+        for layer, own in zip(self.layers, zip(*state, strict=True), strict=True):
+            result = layer.forward(x, *own)
+            x = result.hidden
+            last = (result.h_n, result.c_n) if isinstance(result, LSTMForward) else (result.h_n,)
+            for part, values in zip(own, last, strict=True):
+                part[:] = values
+        return self.features(x)
+
+    @QUIET
+    def features(self, h: Array) -> Array:
+        """Return what V multiplies, from hidden states of the last layer: h itself, or P h."""
+        return h if self.projection is None else h @ self.projection.T
+
+
+def _layer(config: ModelConfig, weights: Mapping[str, Array], number: int) -> PackedLSTM | PackedGRU:
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    w_ih, w_hh, b_ih, b_hh = (weights.get(f"rnn.{name}_l{number}") for name in names)
+    assert w_ih is not None
+    assert w_hh is not None
+    if config.cell == "lstm":
+        return PackedLSTM(w_ih, w_hh, b_ih, b_hh)
+    return PackedGRU(w_ih, w_hh, b_ih, b_hh, reset=config.reset)
