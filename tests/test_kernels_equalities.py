@@ -88,6 +88,20 @@ def test_step_by_step_is_the_sequence(case: Case) -> None:
         np.testing.assert_array_equal(c, whole.c_n)
 
 
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("size", [(1, 64, 130), (3, 300, 129), (64, 7, 50), (65, 40, 33), (40, 9, 9)])
+def test_one_step_with_weights_not_packed(cell: str, size: tuple[int, ...], precision: Any) -> None:
+    """A single step of at most 64 sequences packs its weights on the way."""
+    case = make(cell, 1, *size, seed=7, dtype=np.float32, bias=True, state=True)
+    run: Any = _packed(case, precision).forward
+    options = {name: value for name, value in case.options(save=True).items() if name != "reset"}
+    expected = run(case.x, **case.states(), **options)
+    for threads in (1, 2, 3):
+        kernels.set_num_threads(threads)
+        assert_equal(forward(case, precision=precision), expected)
+
+
 @settings(max_examples=80, deadline=None)
 @given(case=cases(dtype=np.float32))
 def test_packed_weights_are_the_weights(case: Case) -> None:
@@ -196,7 +210,7 @@ def _turn(T: int, length: int) -> Any:
     return np.concatenate([np.arange(length)[::-1], np.arange(length, T)])
 
 
-def _packed(case: Case) -> Any:
+def _packed(case: Case, precision: Any = "fp32") -> Any:
     if case.cell == "lstm":
-        return kernels.PackedLSTM(*case.weights)
-    return kernels.PackedGRU(*case.weights, reset=case.options()["reset"])
+        return kernels.PackedLSTM(*case.weights, precision=precision)
+    return kernels.PackedGRU(*case.weights, reset=case.options()["reset"], precision=precision)

@@ -1,74 +1,10 @@
 // Forward passes: the input product of a chunk of steps, then the chunk's steps, chunk after chunk.
 #pragma once
 
+#include "packed.hpp"
 #include "sequence.hpp"
 
 namespace glassgate::kernels::GG_ISA {
-
-// Where the packed weights of a model lie: biases, then the input panels, then the hidden panels.
-template <class S> struct PackedWeights {
-    PackedWeights(Cell cell, Index I, Index H)
-        : cell(cell), I(I), H(H), gates(gate_count(cell)), panels(ceil_div(H, width<S>)),
-          candidate(columns_of<S>(H)) {}
-
-    Cell cell;
-    Index I, H;
-    int gates;          // G
-    Index panels;       // panels of `width` units
-    Columns candidate;  // GRU with the reset before the product: how U_n is cut; its r and z share panels of two gates
-
-    int hidden_gates() const { return cell == Cell::gru_before ? 2 : gates; }
-    static constexpr int bias_rows = 4;  // one for each gate; GRU after: r, z, n of the input side, n of the hidden side
-
-    Index bias_at(Index p) const { return p * bias_rows * width<S>; }
-    Index input_at(Index p) const { return panels * bias_rows * width<S> + p * I * gates * width<S>; }
-    Index hidden_at(Index p) const { return input_at(panels) + p * H * hidden_gates() * width<S>; }
-    Index candidate_at(Index p) const { return hidden_at(panels) + candidate.offset(p, H); }
-    Index size() const {
-        return hidden_at(panels) + (cell == Cell::gru_before ? candidate.packed<S>(H) : 0);
-    }
-
-    // Thread `rank` of `size` packs its share.
-    void pack(const S* w_ih, const S* w_hh, const S* b_ih, const S* b_hh, bool bf16, S* to, Index rank,
-              Index size) const {
-        const Range mine = share(panels, rank, size);
-        for (Index p = mine.begin; p < mine.end; ++p) {
-            pack_bias(b_ih, b_hh, p, to + bias_at(p));
-            pack_gate_panel(w_ih, gates, H, I, p, to + input_at(p));
-            pack_gate_panel(w_hh, hidden_gates(), H, H, p, to + hidden_at(p));
-            if (bf16) {
-                round_all(to + input_at(p), input_at(p + 1) - input_at(p));
-                round_all(to + hidden_at(p), hidden_at(p + 1) - hidden_at(p));
-            }
-        }
-        if (cell != Cell::gru_before) return;
-        const Range wide = share(candidate.panels(), rank, size);
-        for (Index p = wide.begin; p < wide.end; ++p) {
-            S* panel = to + candidate_at(p);
-            pack_transposed_panel(w_hh + 2 * H * H, H, candidate, p, panel);
-            if (bf16) round_all(panel, round_up(candidate.count(p), width<S>) * H);
-        }
-    }
-
-  private:
-    void pack_bias(const S* b_ih, const S* b_hh, Index p, S* to) const {
-        constexpr Index W = width<S>;
-        const bool apart = cell == Cell::gru_after;  // r (U_n h + b_hn) keeps the candidate's two biases apart
-        for (Index row = 0; row < bias_rows; ++row)
-            for (Index lane = 0; lane < W; ++lane) {
-                const Index unit = p * W + lane;
-                S sum = S(0);
-                if (unit < H && row < gates) {
-                    const bool hidden_side = !(apart && row == 2);
-                    if (b_ih != nullptr) sum += b_ih[row * H + unit];
-                    if (b_hh != nullptr && hidden_side) sum += b_hh[row * H + unit];
-                } else if (unit < H && apart && b_hh != nullptr) {
-                    sum = b_hh[2 * H + unit];
-                }
-                to[row * W + lane] = sum;
-            }
-    }
-};
 
 // How many threads a call is worth, and whether they share rows or tiles. The results do not depend on it.
 struct Plan {
@@ -97,7 +33,7 @@ template <class S> class ForwardPass {
     explicit ForwardPass(const Forward<S>& call)
         : c_(call), T(call.sizes.T), N(call.sizes.N), I(call.sizes.I), H(call.sizes.H),
           weights_(call.cell, I, H), G(weights_.gates), stride_(round_up(H, width<S>) + width<S>),
-          plan_(plan_for(call.sizes, G, sizeof(S))), chunk_(chunk_steps(call.sizes, forward_rows(call.sizes, G, sizeof(S)))) {}
+          once_(call.packed == nullptr && T == 1 && N <= tile_rows), plan_(plan()), chunk_(chunk_steps(call.sizes, forward_rows(call.sizes, G, sizeof(S)))) {}
 
     void run() {
         Cutter count(nullptr);
@@ -111,9 +47,16 @@ template <class S> class ForwardPass {
   private:
     static constexpr Index W = width<S>;
 
+    // Who packs a panel as he needs it shares the work by panels.
+    Plan plan() const {
+        const Plan plan = plan_for(c_.sizes, G, sizeof(S));
+        return {plan.threads, plan.by_rows && !once_};
+    }
+
     void cut(Cutter& cutter) {
         schedule_.cut(cutter, N);
-        packed_ = c_.packed != nullptr ? nullptr : cutter.take<S>(weights_.size());
+        packed_ = c_.packed != nullptr || once_ ? nullptr : cutter.take<S>(weights_.size());
+        blocks_ = cutter.take<S>(once_ ? plan_.threads * block_size<S> : 0);
         for (S*& h : h_) h = cutter.take<S>(N * stride_);
         carry_ = cutter.take<S>(N * stride_);
         reset_h_ = cutter.take<S>(c_.cell == Cell::gru_before ? N * stride_ : 0);
@@ -138,7 +81,7 @@ template <class S> class ForwardPass {
         const Division mine{plan_.by_rows && team.size > 1, team.rank, team.size};
         S* tile = tiles_ + team.rank * tile_size<S>;
         const S* packed = c_.packed;
-        if (packed == nullptr) {
+        if (packed_ != nullptr) {
             weights_.pack(c_.w_ih, c_.w_hh, c_.b_ih, c_.b_hh, c_.round_bf16, packed_, team.rank, team.size);
             packed = packed_;
         }
@@ -204,13 +147,38 @@ template <class S> class ForwardPass {
         Division tiles = mine;
         if (mine.by_rows) tiles = {false, 0, 1};
         tiles.tiles(weights_.panels, count, G == 4 ? max_rows<4> : max_rows<3>, [&](Index p, Index first, Index last) {
-            const S* bias = packed + weights_.bias_at(p);
+            S own[PackedWeights<S>::bias_rows * W];
+            const S* bias = bias_of(p, packed, own);
             S* sums = before(p, mine, first);
             for (Index r = 0; r < last - first; ++r)
                 for (Index g = 0; g < G; ++g) store(sums + (r * G + g) * W, load(bias + g * W));
-            product<S>(G, last - first, I, from + first, packed + weights_.input_at(p), sums);
+            if (G == 4) input_gates<4>(p, last - first, from + first, packed, mine, sums);
+            else input_gates<3>(p, last - first, from + first, packed, mine, sums);
         });
     }
+
+    const S* bias_of(Index p, const S* packed, S* own) const {
+        if (packed != nullptr) return packed + weights_.bias_at(p);
+        weights_.pack_bias(c_.b_ih, c_.b_hh, p, own);
+        return own;
+    }
+
+    // Adds to `to` the product of some rows and panel p of the input weights, or of the hidden weights.
+    template <int NV>
+    void input_gates(Index p, Index rows, const S* const* a, const S* packed, const Division& mine, S* to) const {
+        if (packed != nullptr) return product<S, NV>(rows, I, a, packed + weights_.input_at(p), to);
+        product<S, NV>(rows, I, a, unpacked<NV>(c_.w_ih, p, I, mine), to);
+    }
+    template <int NV>
+    void hidden_gates(Index p, Index rows, const S* const* a, const S* packed, const Division& mine, S* to) const {
+        if (packed != nullptr) return product<S, NV>(rows, H, a, packed + weights_.hidden_at(p), to);
+        product<S, NV>(rows, H, a, unpacked<NV>(c_.w_hh, p, H, mine), to);
+    }
+    template <int NV> Unpacked<S, NV> unpacked(const S* weight, Index p, Index depth, const Division& mine) const {
+        const Index count = min(W, H - p * W);
+        return {weight + p * W * depth, depth, H, {count, count, count, count}, c_.round_bf16, block(mine)};
+    }
+    S* block(const Division& mine) const { return blocks_ + mine.rank * block_size<S>; }
 
     void step(Index s, const S* packed, const Division& mine, const Team& team, S* tile) {
         const Index t = schedule_.time(s), active = schedule_.active(t);
@@ -269,7 +237,7 @@ template <class S> class ForwardPass {
         rows_of(h_[s % 2], first, last, mine, rows);
         const Index unit = p * W, count = min(W, H - unit);
         S* sum = before(p, mine, begins(mine, s) + first);
-        product<S, 4>(last - first, H, rows, packed + weights_.hidden_at(p), sum);
+        hidden_gates<4>(p, last - first, rows, packed, mine, sum);
         for (Index i = first; i < last; ++i, sum += 4 * W) {
             const Row r = row_of(s, i, mine);
             const Vec<S> input = sigmoid<S>(load(sum)), forget = sigmoid<S>(load(sum + W));
@@ -291,7 +259,8 @@ template <class S> class ForwardPass {
         const S* rows[tile_rows];
         rows_of(h_[s % 2], first, last, mine, rows);
         const Index unit = p * W, count = min(W, H - unit);
-        const Vec<S> bias = load(packed + weights_.bias_at(p) + 3 * W);
+        S own[PackedWeights<S>::bias_rows * W];
+        const Vec<S> bias = load(bias_of(p, packed, own) + 3 * W);
         const S* input = before(p, mine, begins(mine, s) + first);
         for (Index i = 0; i < last - first; ++i) {
             S* sum = tile + i * 3 * W;
@@ -299,7 +268,7 @@ template <class S> class ForwardPass {
             store(sum + W, load(input + i * 3 * W + W));
             store(sum + 2 * W, bias);
         }
-        product<S, 3>(last - first, H, rows, packed + weights_.hidden_at(p), tile);
+        hidden_gates<3>(p, last - first, rows, packed, mine, tile);
         const S* sum = tile;
         for (Index i = first; i < last; ++i, sum += 3 * W, input += 3 * W) {
             const Row r = row_of(s, i, mine);
@@ -324,7 +293,7 @@ template <class S> class ForwardPass {
         S* input = before(p, mine, begins(mine, s) + first);
         for (Index i = 0; i < last - first; ++i)
             for (Index g = 0; g < 2; ++g) store(tile + (i * 2 + g) * W, load(input + (i * 3 + g) * W));
-        product<S, 2>(last - first, H, rows, packed + weights_.hidden_at(p), tile);
+        hidden_gates<2>(p, last - first, rows, packed, mine, tile);
         const S* sum = tile;
         for (Index i = first; i < last; ++i, sum += 2 * W, input += 3 * W) {
             const Row r = row_of(s, i, mine);
@@ -339,6 +308,15 @@ template <class S> class ForwardPass {
         }
     }
 
+    template <int NV>
+    void candidates(Index p, Index rows, const S* const* a, const S* panel, const Division& mine, S* to) const {
+        if (panel != nullptr) return product<S, NV>(rows, H, a, panel, to);
+        const Columns& cut = weights_.candidate;
+        Unpacked<S, NV> source{c_.w_hh + (2 * H + cut.first(p)) * H, H, W, {}, c_.round_bf16, block(mine)};
+        for (int v = 0; v < NV; ++v) source.count[v] = min(W, cut.count(p) - v * W);
+        product<S, NV>(rows, H, a, source, to);
+    }
+
     void candidate_tile(Index s, Index p, Index first, Index last, const S* packed, const Division& mine, S* tile) {
         const S* rows[tile_rows];
         rows_of(reset_h_, first, last, mine, rows);
@@ -349,7 +327,13 @@ template <class S> class ForwardPass {
         for (int v = 0; v < vectors; ++v) input[v] = before(unit0 / W + v, mine, begins(mine, s) + first);
         for (Index i = 0; i < last - first; ++i)
             for (int v = 0; v < vectors; ++v) store(tile + (i * vectors + v) * W, load(input[v] + (i * 3 + 2) * W));
-        product<S>(vectors, last - first, H, rows, packed + weights_.candidate_at(p), tile);
+        const S* panel = packed == nullptr ? nullptr : packed + weights_.candidate_at(p);
+        switch (vectors) {
+            case 1: candidates<1>(p, last - first, rows, panel, mine, tile); break;
+            case 2: candidates<2>(p, last - first, rows, panel, mine, tile); break;
+            case 3: candidates<3>(p, last - first, rows, panel, mine, tile); break;
+            default: candidates<4>(p, last - first, rows, panel, mine, tile);
+        }
         for (Index i = first; i < last; ++i) {
             const Row r = row_of(s, i, mine);
             for (int v = 0; v < vectors; ++v) {
@@ -369,10 +353,12 @@ template <class S> class ForwardPass {
     const PackedWeights<S> weights_;
     const int G;
     const Index stride_;  // between rows of the states: one vector more than needed, so that rows share no cache set
+    const bool once_;  // each weight is met once: it is packed where it is needed, and not kept
     const Plan plan_;
     const Index chunk_;
     Schedule schedule_;
     S* packed_ = nullptr;
+    S* blocks_ = nullptr;
     S* h_[2] = {};  // the hidden state that enters a step and the one that leaves it
     S* carry_ = nullptr;
     S* reset_h_ = nullptr;

@@ -84,22 +84,32 @@ template <class S, int R, int NV, int STRIDE> struct MicroTable {
     }
 };
 
+// Where a product finds the rows k to k + count of a panel: here they lie in the panel.
+template <class S, int NV> struct Panel {
+    const S* panel;
+    const S* rows(Index k, Index) const { return panel + k * NV * width<S>; }
+};
+
 // tile[rows][NV][width] += A[rows][depth] * panel[depth][NV][width], rows <= tile_rows. Row r of A begins at a[r], its
 // elements STRIDE apart.
-template <class S, int NV, int STRIDE = 1>
-inline void product(Index rows, Index depth, const S* const* a, const S* panel, S* tile) {
+template <class S, int NV, int STRIDE = 1, class Source>
+inline void product(Index rows, Index depth, const S* const* a, const Source& source, S* tile) {
     constexpr Index most = max_rows<NV>;
     const Index blocks = ceil_div(rows, most);
     for (Index k = 0; k < depth && rows > 0; k += pass_depth) {
         const Index now = min(pass_depth, depth - k);
+        const S* panel = source.rows(k, now);
         Index r = 0;
         for (Index b = 0; b < blocks; ++b) {  // row blocks of nearly equal height
             const Index height = (rows - r + blocks - b - 1) / (blocks - b);
-            MicroTable<S, max_rows<NV>, NV, STRIDE>::run(height, now, a + r, k * STRIDE, panel + k * NV * width<S>,
-                                                         tile + r * NV * width<S>);
+            MicroTable<S, max_rows<NV>, NV, STRIDE>::run(height, now, a + r, k * STRIDE, panel, tile + r * NV * width<S>);
             r += height;
         }
     }
+}
+template <class S, int NV, int STRIDE = 1>
+inline void product(Index rows, Index depth, const S* const* a, const S* panel, S* tile) {
+    product<S, NV, STRIDE>(rows, depth, a, Panel<S, NV>{panel}, tile);
 }
 
 // The same for a number of vectors known at run time.
@@ -110,6 +120,22 @@ inline void product(int vectors, Index rows, Index depth, const S* const* a, con
         case 2: return product<S, 2, STRIDE>(rows, depth, a, panel, tile);
         case 3: return product<S, 3, STRIDE>(rows, depth, a, panel, tile);
         default: return product<S, 4, STRIDE>(rows, depth, a, panel, tile);
+    }
+}
+
+// ---- bfloat16: values of S that fit its 8 bits of mantissa ------------------------------------------------------------
+
+GG_INLINE Vec<float> round_bf16(Vec<float> x) {
+    const Mask<float> bits = (Mask<float>)x;
+    const Mask<float> rounded = (bits + 0x7fff + ((bits >> 16) & 1)) & ~0xffff;  // to the nearest, ties to even
+    return x == x ? (Vec<float>)rounded : x;
+}
+GG_INLINE Vec<double> round_bf16(Vec<double> x) { return x; }  // float64 has no short form
+
+template <class S> inline void round_all(S* values, Index count) {
+    for (Index i = 0; i < count; i += width<S>) {
+        const Index left = min(width<S>, count - i);
+        store(values + i, round_bf16(load(values + i, left)), left);
     }
 }
 
@@ -156,6 +182,22 @@ inline void pack_transposed(const S* weight, Index stride, int vectors, Index ap
         }
     }
 }
+
+// Where a product finds its panel while the weights still lie in rows: it packs `pass_depth` of a panel's rows into
+// `block` as they are needed. For calls that meet each weight once: nothing is written beyond the first-level cache.
+template <class S> inline constexpr Index block_size = pass_depth * max_vectors * width<S>;
+template <class S, int NV> struct Unpacked {
+    const S* weight;  // the row of lane 0 of vector 0
+    Index stride, apart;
+    Index count[max_vectors];  // lanes of each vector that have a row
+    bool bf16;
+    S* block;
+    const S* rows(Index k, Index now) const {
+        pack_transposed(weight + k, stride, NV, apart, count, now, block);
+        if (bf16) round_all(block, now * NV * width<S>);
+        return block;
+    }
+};
 
 // Units p * width ... of each gate in a row: weight [gates H][depth].
 template <class S>
@@ -216,22 +258,6 @@ inline void pack_transposed_panel(const S* matrix, Index depth, const Columns& c
     Index counts[max_vectors];
     for (int v = 0; v < vectors; ++v) counts[v] = min(width<S>, cut.count(p) - v * width<S>);
     pack_transposed(matrix + cut.first(p) * depth, depth, vectors, width<S>, counts, depth, panel);
-}
-
-// ---- bfloat16: values of S that fit its 8 bits of mantissa ------------------------------------------------------------
-
-GG_INLINE Vec<float> round_bf16(Vec<float> x) {
-    const Mask<float> bits = (Mask<float>)x;
-    const Mask<float> rounded = (bits + 0x7fff + ((bits >> 16) & 1)) & ~0xffff;  // to the nearest, ties to even
-    return x == x ? (Vec<float>)rounded : x;
-}
-GG_INLINE Vec<double> round_bf16(Vec<double> x) { return x; }  // float64 has no short form
-
-template <class S> inline void round_all(S* values, Index count) {
-    for (Index i = 0; i < count; i += width<S>) {
-        const Index left = min(width<S>, count - i);
-        store(values + i, round_bf16(load(values + i, left)), left);
-    }
 }
 
 }  // namespace glassgate::kernels::GG_ISA

@@ -64,6 +64,7 @@ template <class S> class WeightGradients {
   private:
     static constexpr Index W = width<S>;
     static constexpr Index high = max_rows<2>;           // rows of a block of the transposed gradients
+    static constexpr Index short_sum = 16;
     static constexpr Index slice_ = 4 * tile_rows;       // rows of a job, so that few panels still divide evenly
 
     bool wanted() const { return c_.d_w_ih != nullptr || c_.d_w_hh != nullptr; }
@@ -93,7 +94,11 @@ template <class S> class WeightGradients {
         for (Index v = vectors.begin; v < vectors.end; ++v) {
             const Index first = v * W, valid = min(W, parts_ * H - first);
             Vec<S> sum{};
-            for (Index k = 0; k < count; ++k) sum += load(rows[k] + first, valid);
+            for (Index k = 0; k < count;) {  // sums of sums: the rounding errors of a long one grow with its length
+                Vec<S> part{};
+                for (const Index end = min(k + short_sum, count); k < end; ++k) part += load(rows[k] + first, valid);
+                sum += part;
+            }
             for (Index lane = 0; lane < valid; ++lane) {
                 const Index part = (first + lane) / H, unit = (first + lane) % H;
                 const int input = gate_of(part, true), hidden = gate_of(part, false);
