@@ -187,8 +187,7 @@ def for_layers(edits: Iterable[Edit], targets: Mapping[str, Target]) -> dict[str
         having = [name for name in names if edit.gate in NAMES[targets[name].cell]]
         if not having:
             known = dict.fromkeys(gate for name in names for gate in NAMES[targets[name].cell])
-            where = edit.layer or ("the layer" if len(names) == 1 else "the layers")
-            raise edit.error(f"{where} has {', '.join(known)}")
+            raise edit.error(f"there is {', '.join(known)} in {edit.layer or ', '.join(names)}")
         for name in having:
             own = _of_layer(edit, name, targets[name])
             if not own.does_nothing:

@@ -14,7 +14,7 @@ from glassgate.layers.lstm import LSTM
 from glassgate.layers.scanning import Scanning
 from glassgate.trace import LayerTrace, Trace
 
-__all__ = ["adopt", "record"]
+__all__ = ["adopt", "named_layers", "record"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -57,32 +57,44 @@ def record(model: nn.Module) -> Iterator[Trace]:
     ((5, 2, 3), True, True)
     """
     layers: dict[str, LayerTrace] = {}
-    recorders: list[tuple[Scanning, dict[str, LayerTrace]]] = []
-    for path, module in model.named_modules():
-        if not isinstance(module, Scanning):
-            continue
+    recorders: dict[Scanning, dict[str, LayerTrace]] = {}
+    for module, name, full in named_layers(model, "record"):
         kind = "lstm" if isinstance(module, nn.LSTM | nn.LSTMCell) else "gru"
-        own = {}
-        for name in module._trace_names():
-            full = ".".join(part for part in (path, name) if part) or "cell"
-            own[name] = layers[full] = LayerTrace(full, kind)
-        recorders.append((module, own))
-    if not layers:
-        raise GlassgateError(
-            f"record: {type(model).__name__} has no glassgate layer; glassgate.adopt(model) makes its "
-            "torch.nn.LSTM and torch.nn.GRU ours"
-        )
+        layers[full] = LayerTrace(full, kind)
+        recorders.setdefault(module, {})[name] = layers[full]
     try:
-        for module, own in recorders:
+        for module, own in recorders.items():
             module._recorders = (*module._recorders, own)
         yield Trace(layers)
     finally:
-        for module, own in recorders:
+        for module, own in recorders.items():
             left = tuple(recorder for recorder in module._recorders if recorder is not own)
             if left:
                 module._recorders = left
             else:
                 module.__dict__.pop("_recorders", None)
+
+
+def named_layers(model: nn.Module, where: str) -> list[tuple[Scanning, str, str]]:
+    """Return each layer and direction: its module, its name there, and its name in the model.
+
+    Raises
+    ------
+    GlassgateError
+        There is none; ``where`` begins the message.
+    """
+    found = [
+        (module, name, ".".join(part for part in (path, name) if part) or "cell")
+        for path, module in model.named_modules()
+        if isinstance(module, Scanning)
+        for name in module._trace_names()
+    ]
+    if not found:
+        raise GlassgateError(
+            f"{where}: {type(model).__name__} has no glassgate layer; glassgate.adopt(model) makes its "
+            "torch.nn.LSTM and torch.nn.GRU ours"
+        )
+    return found
 
 
 def adopt(model: M) -> M:
