@@ -118,31 +118,31 @@ class Edited(Call):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def layer(self, name: str, x: Tensor, weights: Weights, reverse: bool, **projection: Any) -> Tensor:
         """Run the next layer or direction, with its edits."""
-        self.edits = list(self._edits_of(name, *x.shape[:2]))
+        self.edits = list(self._edits_of(name, x.shape[1]))
         return super().layer(name, x, weights, reverse, **projection)
 
     def _scan(self, cell: int, x: Tensor, *arguments: Any, **projection: Any) -> reference.Scan:
-        edits = self.edits
-        if not edits:
-            scan = operators.scan if self.kernel else reference.scan
-            return scan(cell, x, *arguments, **projection)
-        if self._on_kernel(x, arguments[:6]):
-            (T, N), (kind, units, _) = x.shape[:2], _target(self.module)
+        steps, batch = x.shape[:2]
+        lengths = None if self.lengths is None else self.lengths.cpu().numpy()
+        edits, target = self.edits, _target(self.module)
+        if edits and self._on_kernel(x, arguments[:6]):
             dtype = "float64" if x.dtype == torch.float64 else "float32"
-            table = compile_edits(edits, kind, T, N, units, dtype, self._lengths())
+            table = compile_edits(edits, target.cell, steps, batch, target.units, dtype, lengths)
             if table is not None:
                 return operators.edited_scan(table, cell, x, *arguments)
-        projection["edit"] = _Editor(edits, _target(self.module), x, self._lengths())
-        return reference.scan(cell, x, *arguments, **projection)
+        edits = [edit for edit in edits if chosen(edit, steps, batch, lengths).any()]
+        if edits:
+            projection["edit"] = _Editor(edits, target, x, lengths)
+        scan = operators.scan if self.kernel and not edits else reference.scan
+        return scan(cell, x, *arguments, **projection)
 
-    def _edits_of(self, name: str, steps: int, batch: int) -> Iterator[Edit]:
-        """Return the edits of a layer that meet a step of this call at all."""
+    def _edits_of(self, name: str, batch: int) -> Iterator[Edit]:
+        """Return the edits of a layer; for a cell those of the step which this call is."""
         for scope, first in self.scopes:
             for edit in scope.edits.get(name, ()):
                 if not isinstance(self.module, nn.RNNCellBase):
-                    if chosen(edit, steps, batch, self._lengths()).any():
-                        yield edit
-                elif chosen(edit, steps, batch, first=first).any():
+                    yield edit
+                elif chosen(edit, 1, batch, first=first).any():
                     yield _at_step(edit, batch, first)
 
     def _on_kernel(self, x: Tensor, inputs: tuple[Maybe, ...]) -> bool:
@@ -151,9 +151,6 @@ class Edited(Call):
             return False
         with torch.no_grad():
             return may_pass_torch_by(x, list(inputs), self.lengths, self.resets)
-
-    def _lengths(self) -> Any:
-        return None if self.lengths is None else self.lengths.cpu().numpy()
 
 
 def _at_step(edit: Edit, batch: int, first: int) -> Edit:
