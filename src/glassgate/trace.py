@@ -56,6 +56,11 @@ class LayerTrace:
         self._chunks: list[Chunk] = []
 
     @property
+    def name(self) -> str:
+        """The layer's name."""
+        return self._name
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The gates and states that there are."""
         return NAMES[self._cell]
