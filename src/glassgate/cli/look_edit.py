@@ -46,14 +46,14 @@ def forget_experiment(
     """
     from rich.console import Console
 
-    from glassgate.edits import for_layers, parse_edit
+    from glassgate.edits import Edit, for_layers, parse_edit
     from glassgate.language.evaluation import evaluate
     from glassgate.language.progress import ProgressDisplay
     from glassgate.runtime import load
 
-    parsed = {UNCHANGED: []} | {
-        setting: [parse_edit(part) for part in setting.split()] for setting in settings
-    }
+    parsed: dict[str, list[Edit]] = {UNCHANGED: []}
+    for setting in settings:
+        parsed[setting] = [parse_edit(part) for part in setting.split()]
     model = load(folder)
     for edits in parsed.values():
         for_layers(edits, model.network.targets)  # before the first text is read

@@ -12,7 +12,7 @@ from glassgate.edit_tables import chosen, compile_edits, drawn
 from glassgate.edits import Edit, Target, for_layers, numbers
 from glassgate.layers import operators, reference
 from glassgate.layers.operators import Maybe, Weights
-from glassgate.layers.record import named_layers
+from glassgate.layers.record import named_layers, target
 from glassgate.layers.scanning import Call, Scanning, has_gradient, may_pass_torch_by
 
 __all__ = ["Edited", "Scope", "edit"]
@@ -80,7 +80,7 @@ def edit(model: nn.Module, gate: str | Edit | Iterable[Edit], **change: Any) -> 
         if change:
             edits = [replace(one, **change) for one in edits]
     layers = named_layers(model, "edit")
-    found = for_layers(edits, {full: _target(module) for module, _, full in layers})
+    found = for_layers(edits, {full: target(module) for module, _, full in layers})
     own: dict[Scanning, dict[str, list[Edit]]] = {}
     for module, name, full in layers:
         if full in found:
@@ -97,12 +97,6 @@ def edit(model: nn.Module, gate: str | Edit | Iterable[Edit], **change: Any) -> 
                 module._edits = left
             else:
                 module.__dict__.pop("_edits", None)
-
-
-def _target(module: Scanning) -> Target:
-    cell = "lstm" if isinstance(module, nn.LSTM | nn.LSTMCell) else "gru"
-    units: Any = module.hidden_size
-    return Target(cell, units, getattr(module, "proj_size", 0) or units)
 
 
 class Edited(Call):
@@ -124,15 +118,15 @@ class Edited(Call):
     def _scan(self, cell: int, x: Tensor, *arguments: Any, **projection: Any) -> reference.Scan:
         steps, batch = x.shape[:2]
         lengths = None if self.lengths is None else self.lengths.cpu().numpy()
-        edits, target = self.edits, _target(self.module)
+        edits, layer = self.edits, target(self.module)
         if edits and self._on_kernel(x, arguments[:6]):
             dtype = "float64" if x.dtype == torch.float64 else "float32"
-            table = compile_edits(edits, target.cell, steps, batch, target.units, dtype, lengths)
+            table = compile_edits(edits, layer.cell, steps, batch, layer.units, dtype, lengths)
             if table is not None:
                 return operators.edited_scan(table, cell, x, *arguments)
         edits = [edit for edit in edits if chosen(edit, steps, batch, lengths).any()]
         if edits:
-            projection["edit"] = _Editor(edits, target, x, lengths)
+            projection["edit"] = _Editor(edits, layer, x, lengths)
         scan = operators.scan if self.kernel and not edits else reference.scan
         return scan(cell, x, *arguments, **projection)
 
@@ -165,11 +159,11 @@ def _at_step(edit: Edit, batch: int, first: int) -> Edit:
 class _Editor:
     """Makes edits one after another in plain torch operations; for `reference.scan`."""
 
-    def __init__(self, edits: list[Edit], target: Target, x: Tensor, lengths: Any) -> None:
+    def __init__(self, edits: list[Edit], layer: Target, x: Tensor, lengths: Any) -> None:
         self.changes: dict[str, list[tuple[Edit, Tensor, Tensor | None]]] = {}
         steps, batch = x.shape[:2]
         for edit in edits:
-            count = target.hidden if edit.gate == "hidden" else target.units
+            count = layer.hidden if edit.gate == "hidden" else layer.units
             inside = torch.zeros(count, dtype=torch.bool, device=x.device)
             inside[slice(None) if edit.units is None else list(edit.units)] = True
             when = torch.from_numpy(chosen(edit, steps, batch, lengths)).to(x.device)

@@ -85,6 +85,8 @@ class Scanning(nn.Module):
         if lengths is not None:
             active = torch.arange(len(hidden), device=lengths.device).unsqueeze(1) < lengths
         for recorder in self._recorders:
+            if name not in recorder:
+                continue
             recorder[name].add(Chunk(hidden, gates, state, active))
 
     def __getstate__(self) -> dict[str, Any]:
