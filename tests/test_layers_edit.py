@@ -236,6 +236,9 @@ def test_where_there_is_no_kernel_plain_operations_edit(monkeypatch: pytest.Monk
     assert torch.equal(h[0], y[-1])
     assert (c == 0.5).all()
     assert (trace.cell == 0.5).all()
+    meta = glassgate.GRU(5, 4, device="meta")
+    with torch.no_grad(), glassgate.edit(meta, "update", set=0.5):
+        assert meta(torch.empty(6, 2, 5, device="meta"))[0].shape == (6, 2, 4)
     with pytest.raises(GlassgateError, match="units must be from 0 to 1 in l0, got 3"):
         glassgate.edit(layer, "hidden", set=1, units=[3]).__enter__()
 
@@ -253,6 +256,26 @@ def test_transforms_and_the_compiler_see_edits() -> None:
             torch.testing.assert_close(many[0], want, rtol=0, atol=1e-13)
         assert torch.equal(compiled(x[0])[0], layer(x[0])[0])
         assert not torch.equal(want, layer(x[0])[0])
+
+
+@pytest.mark.parametrize("cell", LAYERS)
+def test_in_bf16_both_ways_round_the_same(cell: str) -> None:
+    """By autocast and by precision="bf16": the factors of the products are rounded, and nothing else."""
+    layer, x = layer_of(cell, dtype=torch.float32), torch.randn(6, 3, 5)
+    results = {}
+    for gradients in (False, True):
+        for auto in (False, True):
+            layer.precision = "fp32" if auto else "bf16"
+            with torch.set_grad_enabled(gradients), torch.autocast("cpu", torch.bfloat16, enabled=auto):
+                trace, _ = run(layer, x, [Edit("candidate", scale=0.5)])
+            results[gradients, auto] = trace["l0"]
+    for gate, want in results[False, False].items():
+        assert torch.equal(results[False, True][gate], want)
+        for auto in (False, True):
+            # float32 sums differ in their last bits; where one falls on the other side of a rounding to
+            # bfloat16, a factor moves by 2^-9: in six steps by at most a few of them.
+            torch.testing.assert_close(results[True, auto][gate], want, rtol=0, atol=2**-7)
+        assert torch.equal(results[True, True][gate], results[True, False][gate])
 
 
 def test_a_function_must_keep_the_shape() -> None:
