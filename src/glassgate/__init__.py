@@ -8,14 +8,27 @@ from typing import TYPE_CHECKING, Any
 from glassgate.errors import GlassgateError
 
 if TYPE_CHECKING:
-    from glassgate.layers import GRU, LSTM, GRUCell, LSTMCell, adopt, record
+    from glassgate.edits import Edit
+    from glassgate.layers import GRU, LSTM, GRUCell, LSTMCell, adopt, edit, record
     from glassgate.runtime import load
 
-__all__ = ["GRU", "LSTM", "GRUCell", "GlassgateError", "LSTMCell", "__version__", "adopt", "load", "record"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "Edit",
+    "GRUCell",
+    "GlassgateError",
+    "LSTMCell",
+    "__version__",
+    "adopt",
+    "edit",
+    "load",
+    "record",
+]
 
 __version__ = "0.1.0"
 
-_LAYERS = ("GRU", "GRUCell", "LSTM", "LSTMCell", "adopt", "record")
+_LAYERS = ("GRU", "GRUCell", "LSTM", "LSTMCell", "adopt", "edit", "record")
 
 
 def __getattr__(name: str) -> Any:
@@ -23,6 +36,10 @@ def __getattr__(name: str) -> Any:
         from glassgate.runtime import load
 
         return load
+    if name == "Edit":
+        from glassgate.edits import Edit
+
+        return Edit
     if name not in _LAYERS:
         raise AttributeError(f"module 'glassgate' has no attribute {name!r}")
     from glassgate import layers

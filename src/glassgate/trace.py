@@ -5,13 +5,16 @@ from typing import Any, NamedTuple
 
 from glassgate.errors import GlassgateError
 
-__all__ = ["Chunk", "LayerTrace", "Trace"]
+__all__ = ["NAMES", "Chunk", "LayerTrace", "Trace"]
 
 _GATES = {
     "lstm": {"input": 0, "forget": 1, "candidate": 2, "output": 3},
     "gru": {"reset": 0, "update": 1, "candidate": 2},
 }
 _STATES = {"lstm": ("cell", "hidden"), "gru": ("hidden",)}
+
+NAMES = {cell: (*gates, *_STATES[cell]) for cell, gates in _GATES.items()}
+"""The gates and states of each cell, in the kernels' order."""
 
 
 class UnknownNameError(GlassgateError, AttributeError):
@@ -53,13 +56,28 @@ class LayerTrace:
         self._chunks: list[Chunk] = []
 
     @property
+    def name(self) -> str:
+        """The layer's name."""
+        return self._name
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The gates and states that there are."""
-        return (*_GATES[self._cell], *_STATES[self._cell])
+        return NAMES[self._cell]
 
     def add(self, chunk: Chunk) -> None:
         """Take in what one call left."""
-        self._chunks.append(chunk)
+        self._chunks.append(chunk if self._cell == "lstm" else chunk._replace(cell=None))
+
+    def rows(self, name: str) -> Any:
+        """Return a gate or state at all steps that count, of all sequences and calls: [M, H]."""
+        self._check(name)
+        parts = []
+        for chunk in self._chunks:
+            values = self._one(chunk, name)
+            flat = values.reshape(-1, values.shape[2])
+            parts.append(flat if chunk.active is None else flat[chunk.active.reshape(-1)])
+        return _join(parts)
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self.names]
@@ -67,17 +85,26 @@ class LayerTrace:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        if name not in self.names:
-            raise UnknownNameError(f"trace: {self._name} has {', '.join(self.names)}, got {name!r}")
-        if not self._chunks:
-            raise GlassgateError(f"trace: {self._name} was not called while it was recorded")
-        sizes = {chunk.hidden.shape[1] for chunk in self._chunks}
+        self._check(name)
+        return self._whole(name)
+
+    def _whole(self, name: str) -> Any:
+        sizes = {self._sequences(chunk) for chunk in self._chunks}
         if len(sizes) > 1:
             raise GlassgateError(
                 f"trace: {self._name} was called with batches of {', '.join(map(str, sorted(sizes)))}; "
                 "record each call by itself"
             )
         return _join([self._one(chunk, name) for chunk in self._chunks])
+
+    def _sequences(self, chunk: Chunk) -> int:
+        return int(chunk.hidden.shape[1])
+
+    def _check(self, name: str) -> None:
+        if name not in self.names:
+            raise UnknownNameError(f"trace: {self._name} has {', '.join(self.names)}, got {name!r}")
+        if not self._chunks:
+            raise GlassgateError(f"trace: {self._name} was not called while it was recorded")
 
     def _one(self, chunk: Chunk, name: str) -> Any:
         if name in ("cell", "hidden"):

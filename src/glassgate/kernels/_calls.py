@@ -4,6 +4,7 @@ from typing import NamedTuple, TypeAlias
 
 from numpy.typing import ArrayLike
 
+from glassgate.edit_tables import Table
 from glassgate.kernels import _native
 from glassgate.kernels._checks import GRU_BEFORE, LSTM, Array, Check
 
@@ -43,6 +44,7 @@ def run_forward(
     resets: ArrayLike | None,
     reverse: bool,
     save: bool,
+    edits: Table | None = None,
 ) -> Results:
     """One forward pass, with weights to be packed for this call or packed before."""
     T, N, I = a.x.shape
@@ -76,6 +78,7 @@ def run_forward(
         reverse=reverse,
         bf16=a.bf16,
         **out._asdict(),
+        **({} if edits is None else a.edits(edits, T, N, H)),
     )
     return out
 

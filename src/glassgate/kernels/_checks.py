@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from glassgate.edit_tables import Table
 from glassgate.errors import GlassgateError
 
 Array: TypeAlias = NDArray[np.floating[Any]]
@@ -81,6 +82,13 @@ class Check:
         if array.shape != (T, N) or array.dtype != np.bool_:
             raise self.error("resets", f"bool of shape {(T, N)} expected, got {array.dtype} of {array.shape}")
         return np.ascontiguousarray(array)
+
+    def edits(self, table: Table, T: int, N: int, H: int) -> dict[str, Any]:
+        rows = np.ascontiguousarray(table.rows, np.int32)
+        if rows.shape[:2] != (T, N):
+            raise self.error("edits", f"a table of {T} steps and {N} sequences expected, got {rows.shape}")
+        edits = self.array("edits", table.edits, len(table.edits), 4, H)
+        return {"edit_rows": rows, "edits": edits, "edit_count": len(edits)}
 
     def empty(self, *shape: int) -> Array:
         return np.empty(shape, self.dtype)

@@ -53,6 +53,9 @@ def forward(
     gates: Buffer,
     h_n: Buffer,
     c_n: Buffer,
+    edit_rows: Buffer = None,
+    edits: Buffer = None,
+    edit_count: int = 0,
 ) -> None: ...
 def backward(
     cell: int,

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from glassgate.edit_tables import Table
 from glassgate.errors import GlassgateError
 from glassgate.kernels import _native
 from glassgate.kernels._calls import run_forward
@@ -89,13 +90,14 @@ class PackedLSTM:
         resets: ArrayLike | None = None,
         reverse: bool = False,
         save: bool = False,
+        edits: Table | None = None,
     ) -> LSTMForward:
-        """`lstm_forward` with these weights: the same bits, without packing them again."""
+        """`lstm_forward` with these weights, without packing them again, to the same bits; and with edits."""
         a = Check("PackedLSTM.forward", x, self._precision)
         I = a.x.shape[2]
         if I != self._I or a.dtype != self._dtype:
             raise a.error("x", f"{self._dtype} with {self._I} inputs expected, got {a.dtype} with {I}")
-        out = run_forward(a, LSTM, self._H, self._weights, h0, c0, lengths, resets, reverse, save)
+        out = run_forward(a, LSTM, self._H, self._weights, h0, c0, lengths, resets, reverse, save, edits)
         assert out.c_n is not None
         return LSTMForward(out.hidden, out.h_n, out.c_n, out.state, out.gates)
 
@@ -178,13 +180,16 @@ class PackedGRU:
         resets: ArrayLike | None = None,
         reverse: bool = False,
         save: bool = False,
+        edits: Table | None = None,
     ) -> GRUForward:
-        """`gru_forward` with these weights: the same bits, without packing them again."""
+        """`gru_forward` with these weights, without packing them again, to the same bits; and with edits."""
         a = Check("PackedGRU.forward", x, self._precision)
         I = a.x.shape[2]
         if I != self._I or a.dtype != self._dtype:
             raise a.error("x", f"{self._dtype} with {self._I} inputs expected, got {a.dtype} with {I}")
-        out = run_forward(a, self._cell, self._H, self._weights, h0, None, lengths, resets, reverse, save)
+        out = run_forward(
+            a, self._cell, self._H, self._weights, h0, None, lengths, resets, reverse, save, edits
+        )
         return GRUForward(out.hidden, out.h_n, out.state, out.gates)
 
 

@@ -3,5 +3,6 @@
 from glassgate.runtime.model import Model, load
 from glassgate.runtime.network import Network, State
 from glassgate.runtime.session import Session
+from glassgate.runtime.traced import Traced
 
-__all__ = ["Model", "Network", "Session", "State", "load"]
+__all__ = ["Model", "Network", "Session", "State", "Traced", "load"]

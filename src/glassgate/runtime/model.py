@@ -1,6 +1,6 @@
 """A trained model that reads a text and says how it may go on."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import repeat
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from glassgate.edits import Edit, for_layers
 from glassgate.errors import GlassgateError
 from glassgate.folder.compact import Stored
 from glassgate.folder.config import ModelConfig
@@ -21,6 +22,8 @@ from glassgate.runtime.output import Best
 from glassgate.runtime.prefixes import Prefixes
 from glassgate.runtime.sampling import Sampling
 from glassgate.runtime.session import Session
+from glassgate.runtime.traced import Traced
+from glassgate.trace import LayerTrace, Trace
 
 __all__ = ["Model", "load"]
 
@@ -199,6 +202,35 @@ class Model:
             h = self.network.run(block[:-1, None], state)[:, 0]
             logs += self.network.output.log_probability(h, block[1:]).tolist()
         return list(zip(words, logs, strict=True))
+
+    def trace(self, text: str, edits: Iterable[Edit] = (), unknown: bool = False) -> Traced:
+        """Read a text and return every gate and state at every word, and what may come next.
+
+        Parameters
+        ----------
+        text
+            The text; where the model knows ``<eos>``, it is read from there, as step 0, and may be empty.
+        edits
+            Changes of gates and states, made in this order; all that is computed from them follows.
+        unknown
+            Whether an unknown word is read as ``<unk>``; else it is an error.
+
+        Raises
+        ------
+        GlassgateError
+            When a word is unknown, there is none at all, or an edit names what is not there.
+        """
+        numbers = self.numbers(text, unknown)
+        if self.vocabulary.eos is not None:
+            numbers = [self.vocabulary.eos, *numbers]
+        if not numbers:
+            raise GlassgateError("the text: is empty: this model needs at least one word to go on from")
+        network = self.network
+        traces = {name: LayerTrace(name, target.cell) for name, target in network.targets.items()}
+        own, state = for_layers(edits, network.targets), network.initial_state(1)
+        features = network.run(np.array(numbers)[:, None], state, own, traces=traces)
+        words = tuple(self.vocabulary.words[number] for number in numbers)
+        return Traced(words, Trace(traces), features[:, 0], network.output, self.vocabulary)
 
     def generate(
         self,

@@ -1,16 +1,19 @@
 """A network on the kernels: word numbers in, hidden states out. It knows no words and no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from glassgate.edit_tables import compile_edits
+from glassgate.edits import Edit, Target
 from glassgate.folder.compact import Stored
 from glassgate.folder.config import ModelConfig
 from glassgate.kernels import LSTMForward, PackedGRU, PackedLSTM, using_threads
 from glassgate.runtime.matrix import Array, Matrix, Numbers
 from glassgate.runtime.output import QUIET, Output
+from glassgate.trace import Chunk, LayerTrace
 
 __all__ = ["Network", "State"]
 
@@ -76,13 +79,53 @@ class Network:
                 layer.step(x, *own)
                 x = own[0]
 
-    def run(self, words: Numbers, state: State) -> Array:
-        """Read words [T, N] and return what V multiplies, [T, N, width]; the state goes on in place."""
+    @property
+    def targets(self) -> dict[str, Target]:
+        """What edits must know of the layers, by their names: l0, l1, ..."""
+        config = self.config
+        return {
+            f"l{number}": Target(config.cell, config.hidden, config.hidden) for number in range(config.layers)
+        }
+
+    def run(
+        self,
+        words: Numbers,
+        state: State,
+        edits: Mapping[str, Sequence[Edit]] | None = None,
+        first: int | None = None,
+        traces: Mapping[str, LayerTrace] | None = None,
+    ) -> Array:
+        """Read words [T, N] and return what V multiplies, [T, N, width]; the state goes on in place.
+
+        Parameters
+        ----------
+        words, state
+            What is read, and from where.
+        edits
+            For each layer its edits, as `glassgate.edits.for_layers` sorts them by `targets`.
+        first
+            The number of the first step, where the words are a part of a stream; see
+            `glassgate.edit_tables.chosen`.
+        traces
+            Where each layer's gates and states are recorded.
+
+        Raises
+        ------
+        GlassgateError
+            An edit does not fit the words.
+        """
         x = self.embedding.rows(words)
-        for layer, own in zip(self.layers, zip(*state, strict=True), strict=True):
-            result = layer.forward(x, *own)
+        for name, layer, own in zip(self.targets, self.layers, zip(*state, strict=True), strict=True):
+            cell, table = self.config.cell, None
+            if edits and name in edits:
+                T, N = words.shape
+                table = compile_edits(edits[name], cell, T, N, self.config.hidden, x.dtype, first=first)
+            result = layer.forward(x, *own, save=traces is not None, edits=table)
             x = result.hidden
             last = (result.h_n, result.c_n) if isinstance(result, LSTMForward) else (result.h_n,)
+            if traces is not None:
+                cells = result.cell if isinstance(result, LSTMForward) else None
+                traces[name].add(Chunk(x, result.gates, cells, None))
             for part, values in zip(own, last, strict=True):
                 part[:] = values
         return self.features(x)

@@ -91,6 +91,11 @@ void check_lengths(const std::int64_t* lengths, const Sizes& z) {
                                    std::to_string(lengths[n])).c_str());
 }
 
+void check_edit_rows(const std::int32_t* rows, Index count, Index edits) {
+    for (Index k = 0; rows != nullptr && k < count; ++k)
+        if (rows[k] < -1 || rows[k] >= edits) throw nb::value_error("edit_rows: names a row that is not there");
+}
+
 Cell cell_of(int cell) {
     if (cell < 0 || cell > 2) throw nb::value_error("cell: must be 0 (LSTM), 1 (GRU, reset after) or 2 (GRU, reset before)");
     return static_cast<Cell>(cell);
@@ -163,7 +168,8 @@ class Packed {
 template <class S>
 void run_forward(Cell cell, Sizes z, const Packed* packed, nb::handle x, nb::handle w_ih, nb::handle w_hh, nb::handle b_ih,
                  nb::handle b_hh, nb::handle h0, nb::handle c0, nb::handle lengths, nb::handle resets, bool reverse,
-                 bool bf16, nb::handle hidden, nb::handle state, nb::handle gates, nb::handle h_n, nb::handle c_n) {
+                 bool bf16, nb::handle hidden, nb::handle state, nb::handle gates, nb::handle h_n, nb::handle c_n,
+                 nb::handle edit_rows, nb::handle edits, Index edit_count) {
     Buffers b;
     const Index TN = z.T * z.N, NH = z.N * z.H, GH = gate_count(cell) * z.H;
     const bool lstm = cell == Cell::lstm;
@@ -190,6 +196,11 @@ void run_forward(Cell cell, Sizes z, const Packed* packed, nb::handle x, nb::han
     f.gates = b.out<S>(gates, TN * GH, "gates");
     f.h_n = b.out<S>(h_n, NH, "h_n", true);
     f.c_n = b.out<S>(c_n, NH, "c_n", lstm);
+    const Index kinds = gate_count(cell) + state_count(cell);
+    if (edit_count < 0 || edit_count > (Index(1) << 30)) throw nb::value_error("edit_count: must be from 0 to 2^30");
+    f.edit_rows = b.in<std::int32_t>(edit_rows, TN * kinds, "edit_rows");
+    f.edits = b.in<S>(edits, edit_count * 4 * z.H, "edits", f.edit_rows != nullptr);
+    check_edit_rows(f.edit_rows, TN * kinds, edit_count);
     check_lengths(f.lengths, z);
     nb::gil_scoped_release unlocked;
     forward(f);
@@ -352,16 +363,17 @@ NB_MODULE(_native, m) {
         [](int cell, bool twice, Index T, Index N, Index I, Index H, nb::handle x, nb::handle w_ih, nb::handle w_hh,
            nb::handle b_ih, nb::handle b_hh, const Packed* packed, nb::handle h0, nb::handle c0, nb::handle lengths,
            nb::handle resets, bool reverse, bool bf16, nb::handle hidden, nb::handle state, nb::handle gates,
-           nb::handle h_n, nb::handle c_n) {
+           nb::handle h_n, nb::handle c_n, nb::handle edit_rows, nb::handle edits, Index edit_count) {
             const Cell kind = cell_of(cell);
             if (packed != nullptr) packed->expect(kind, twice, I, H, bf16);
             auto run = twice ? run_forward<double> : run_forward<float>;
             run(kind, sizes_of(T, N, I, H), packed, x, w_ih, w_hh, b_ih, b_hh, h0, c0, lengths, resets, reverse, bf16,
-                hidden, state, gates, h_n, c_n);
+                hidden, state, gates, h_n, c_n, edit_rows, edits, edit_count);
         },
         "cell"_a, "twice"_a, "T"_a, "N"_a, "I"_a, "H"_a, "x"_a, "w_ih"_a.none(), "w_hh"_a.none(), "b_ih"_a.none(),
         "b_hh"_a.none(), "packed"_a.none(), "h0"_a.none(), "c0"_a.none(), "lengths"_a.none(), "resets"_a.none(),
-        "reverse"_a, "bf16"_a, "hidden"_a, "state"_a.none(), "gates"_a.none(), "h_n"_a, "c_n"_a.none());
+        "reverse"_a, "bf16"_a, "hidden"_a, "state"_a.none(), "gates"_a.none(), "h_n"_a, "c_n"_a.none(),
+        "edit_rows"_a.none() = nb::none(), "edits"_a.none() = nb::none(), "edit_count"_a = 0);
 
     m.def(
         "backward",

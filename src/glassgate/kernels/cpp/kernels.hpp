@@ -27,6 +27,7 @@ namespace glassgate::kernels {
 enum class Cell : int { lstm = 0, gru_after = 1, gru_before = 2 };
 
 __attribute__((always_inline)) inline int gate_count(Cell cell) { return cell == Cell::lstm ? 4 : 3; }
+__attribute__((always_inline)) inline int state_count(Cell cell) { return cell == Cell::lstm ? 2 : 1; }
 
 struct Sizes {
     std::int64_t T, N, I, H;
@@ -52,6 +53,11 @@ template <class S> struct Forward {
     S* gates;         // out [T, N, G, H] after their activations, null: not wanted
     S* h_n;           // out [N, H]
     S* c_n;           // out [N, H], LSTM only
+    // Edits change gates and states as they are computed, unit by unit, v -> min(max(scale v + add, low), high), and all that
+    // is computed from them follows. E rows of four vectors say what, and for each step which rows say it.
+    const std::int32_t* edit_rows;  // [T, N, G + states]: the number of a row, or -1: no edit. The order is that of the
+                                    // gates, then c' (LSTM), then h'; null: no edits at all
+    const S* edits;                 // [E, 4, H] scale, add, low, high; null when edit_rows is null
 };
 
 template <class S> struct Backward {
