@@ -173,7 +173,7 @@ def test_mean_and_resample_take_the_steps_that_count() -> None:
 
 def test_a_layer_may_be_replaced_from_a_trace() -> None:
     target, recorded = {"l0": Target("gru", 4, 4)}, corpus()
-    for value in (recorded, recorded["l0"], recorded["l0"].reset):
+    for value in (recorded, recorded["l0"], recorded["l0"].reset, recorded["l0"].reset.tolist()):
         edit = for_layers([Edit("reset", replace=value)], target)["l0"][0]
         np.testing.assert_array_equal(edit.replace, recorded["l0"].reset)
 
@@ -212,6 +212,7 @@ def test_what_is_no_edit(gate: str, change: dict[str, Any], message: str) -> Non
         (Edit("forget", set=[1, 2, 3]), r"set must be a number or 4 in l0, got shape \[3\]"),
         (Edit("forget", set=[1, 2], units=[0]), r"set must be a number or 1 in l0, got shape \[2\]"),
         (Edit("forget", replace=np.zeros((2, 3))), r"replace must have shape \[T, 4\] or \[T, N, 4\] for l0"),
+        (Edit("forget", replace=["x"]), "replace must be numbers for l0, got <U1"),
         (Edit("forget", mean=np.zeros((0, 4))), r"mean must have shape \[..., 4\] for l0, got \[0, 4\]"),
         ("forget", "edits: glassgate.edits.Edit expected, got str"),
     ],

@@ -194,7 +194,7 @@ def drawn(edit: Edit, steps: int, batch: int, first: int | None = None) -> Float
     if edit.resample is not None:
         rows: Floats = edit.resample
         random = np.random.default_rng([edit.seed, first or 0])
-        return rows[random.integers(len(rows), size=(steps, batch))]
+        return np.asarray(rows[random.integers(len(rows), size=(steps, batch))], np.float64)
     given = numbers(edit.replace)[first or 0 :][:steps]
     full = np.zeros((steps, batch, given.shape[2]))
     full[: len(given)] = given

@@ -211,17 +211,21 @@ def _of_layer(edit: Edit, name: str, target: Target) -> Edit:
     values = edit.value[name] if isinstance(edit.value, Trace) else edit.value
     if isinstance(values, LayerTrace):
         values = getattr(values, edit.gate) if edit.kind == "replace" else values.rows(edit.gate)
-    shape = np.shape(values) if not hasattr(values, "detach") else tuple(values.shape)
+    if not hasattr(values, "detach"):
+        values = np.asarray(values)  # no copy: a corpus may be a file larger than memory
+        if values.dtype.kind not in "fiu":
+            raise edit.error(f"{edit.kind} must be numbers for {name}, got {values.dtype}")
+    shape = tuple(values.shape)
     ranks = (2, 3) if edit.kind == "replace" else (1, 2, 3)
     if len(shape) not in ranks or shape[-1] != count or 0 in shape[:-1]:
         expected = f"[T, {count}] or [T, N, {count}]" if edit.kind == "replace" else f"[..., {count}]"
         raise edit.error(f"{edit.kind} must have shape {expected} for {name}, got {list(shape)}")
     if edit.kind == "replace":
         return replace(edit, replace=values[:, None] if len(shape) == 2 else values)
-    rows = numbers(values).reshape(-1, count)
+    rows = (numbers(values) if hasattr(values, "detach") else values).reshape(-1, count)
     if edit.kind == "resample":
         return replace(edit, resample=rows)
-    mean = rows.mean(0)
+    mean = rows.mean(0, dtype=np.float64)
     return replace(edit, mean=None, set=mean if edit.units is None else mean[list(edit.units)])
 
 
