@@ -9,6 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 import glassgate
+from glassgate.edits import Edit
+from glassgate.language.evaluation import evaluate
 from glassgate.lens.terminal import HEIGHTS
 from lens_models import config_and_weights, vocabulary
 from program import Program
@@ -63,6 +65,25 @@ def test_look_breaks_bands_where_the_terminal_ends(program: Program, folder: Pat
     ]
 
 
+def test_look_at_edited_gates(program: Program, folder: Path) -> None:
+    """A forget gate held at 1/2 is drawn as 1/2, and what follows from it as well."""
+    words = ("look", folder, "the gate", "--layer", "l0", "--gate", "forget", "--gate", "cell")
+    line = program.run(*words, "--set", "forget=1/2").out.splitlines()[-1].split()
+    edited = glassgate.load(folder).trace("the gate", [Edit("forget", set=0.5)]).layers["l0"]
+    assert line[1:] == [HEIGHTS[4] * 5, heights(edited.cell[2, 0], True)]
+    assert line != program.run(*words).out.splitlines()[-1].split()
+
+
+def test_look_at_what_an_edit_does_to_a_text(program: Program, folder: Path) -> None:
+    text = folder.parent / "text.txt"
+    text.write_text("the gate of glass\nthe keeper of the lamp\n")
+    found = json.loads(program.run("look", folder, "--text", text, "--set", "forget=0.5", "--json").out)
+    assert list(found) == ["as trained", "forget=0.5"]
+    model = glassgate.load(folder)
+    for setting, edits in (("as trained", ()), ("forget=0.5", (Edit("forget", set=0.5),))):
+        assert found[setting] == evaluate(model, [text], edits=edits).as_dict()
+
+
 @pytest.mark.parametrize("form", ["png", "svg", "pdf", "html"])
 def test_look_writes_a_picture_or_a_page(program: Program, folder: Path, form: str, tmp_path: Path) -> None:
     out = tmp_path / f"gates.{form}"
@@ -85,6 +106,11 @@ def test_look_writes_a_picture_or_a_page(program: Program, folder: Path, form: s
         (["the", "--gate", "update"], "l0 has input, forget, candidate, output, cell, hidden, got 'update'"),
         (["the", "--units", "3-1"], "--units: expected 3,7 or 0-19, got '3-1'"),
         (["the", "--units", "5"], "units: must be from 0 to 4, got 5"),
+        ([], "either a sentence or --text FILE expected"),
+        (["the", "--text", "x"], "either a sentence or --text FILE expected"),
+        (["--text", "x", "--mean"], "with --text only --set and --json may stand"),
+        (["the", "--json"], "--json: stands with --text"),
+        (["the", "--set", "forget"], "--set: expected forget=0.5"),
         (["the", "--out", "x.gif"], "--out: must end in .png, .svg, .pdf or .html, got 'x.gif'"),
         (["the", "--out", "no/such/x.html"], "no/such/x.html: cannot be written: No such file or directory"),
     ],

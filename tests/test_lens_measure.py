@@ -108,9 +108,15 @@ def test_a_text_is_read_as_evaluate_reads_it(tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("the gate\nof glass\n")
     blocks = list(reading.read(own, reading.tokens(own, [text])))
-    assert [
-        own.vocabulary.words[n] for n in blocks[0].numbers
-    ] == ["<eos>", "the", "gate", "<eos>", "of", "glass", "<eos>"]
+    assert [own.vocabulary.words[n] for n in blocks[0].numbers] == [
+        "<eos>",
+        "the",
+        "gate",
+        "<eos>",
+        "of",
+        "glass",
+        "<eos>",
+    ]
 
 
 def test_blocks_carry_the_state() -> None:

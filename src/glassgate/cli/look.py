@@ -20,7 +20,9 @@ MOST = 32  # units that a terminal shows unless they are named
 
 def command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A model folder.")],
-    sentence: Annotated[str, typer.Argument(metavar="SENTENCE", help="What the model reads.")],
+    sentence: Annotated[
+        str | None, typer.Argument(metavar="[SENTENCE]", help="What the model reads.", show_default=False)
+    ] = None,
     gate: Annotated[
         list[str] | None, typer.Option("--gate", help="A gate or state; several times for several.")
     ] = None,
@@ -31,12 +33,34 @@ def command(
         Path | None, typer.Option(help="Write a .png, .svg, .pdf or .html, and print nothing.")
     ] = None,
     unknown: Annotated[bool, typer.Option("--unknown", help="Read unknown words as <unk>.")] = False,
+    text: Annotated[
+        Path | None, typer.Option(help="In place of a sentence a text: how well is it predicted with --set?")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="An edit, as forget=0.5 or 'l0.cell[3,7]*=2'; several times for several."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="With --text: print JSON.")] = False,
 ) -> None:
-    """Show what every gate does over the words of a sentence.
+    """Show what every gate does over the words of a sentence, or what editing a gate does to a text.
 
     On a terminal: a row for each word, a coloured cell for each unit. Where there are more than 32 units,
     their mean is shown unless --units names some. A picture needs glassgate[plot]; a page needs nothing.
+    With --text the perplexity on that text is measured, as the model is and with each --set, by default the
+    notes' forget=1/2, forget=1 and forget=0.
     """
+    if (sentence is None) == (text is None):
+        raise GlassgateError("look: either a sentence or --text FILE expected")
+    if text is not None:
+        from glassgate.cli.look_edit import show_experiment
+
+        if out is not None or gate or layer or units or mean or unknown:
+            raise GlassgateError("look: with --text only --set and --json may stand")
+        show_experiment(folder, text, set_ or (), json)
+        return
+    assert sentence is not None
+    if json:
+        raise GlassgateError("--json: stands with --text")
     if out is not None and out.suffix.lower() not in (".png", ".svg", ".pdf", ".html"):
         raise GlassgateError(f"--out: must end in .png, .svg, .pdf or .html, got {str(out)!r}")
     if out is not None and out.suffix.lower() != ".html":
@@ -45,10 +69,12 @@ def command(
     use_one_thread()
     from rich.console import Console
 
+    from glassgate.edits import parse_edit
     from glassgate.lens.blocks import averaged, blocks
     from glassgate.runtime import load
 
-    traced = load(folder).trace(sentence, unknown=unknown)
+    edits = [parse_edit(part) for part in set_ or ()]
+    traced = load(folder).trace(sentence, edits, unknown)
     names = list(traced.layers) if layer is None else [layer]
     drawn = {name: blocks(traced.layers[name], gate, chosen) for name in names}
     console = Console(highlight=False)
