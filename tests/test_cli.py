@@ -14,7 +14,18 @@ from glassgate import __version__
 from program import Program
 
 TINY = ["--hidden", 8, "--embedding", 8, "--epochs", 2, "--batch", 4, "--unroll", 10, "--threads", 1]
-COMMANDS = ("demo", "count", "train", "evaluate", "predict", "generate", "bench", "compress", "export")
+COMMANDS = (
+    "demo",
+    "count",
+    "train",
+    "evaluate",
+    "predict",
+    "generate",
+    "look",
+    "bench",
+    "compress",
+    "export",
+)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from glassgate import GlassgateError
-from glassgate.lens.terminal import DIVERGING, HEIGHTS, SEQUENTIAL, Block, draw
+from glassgate.lens.blocks import DIVERGING, SEQUENTIAL, Block
+from glassgate.lens.terminal import HEIGHTS, draw
 
 
 def drawn(console_kind: str, *blocks: Block, words: list[str]) -> list[str]:

@@ -119,6 +119,9 @@ class LayerTrace:
     def __repr__(self) -> str:
         return f"<trace of {self._name}: {', '.join(self.names)}>"
 
+    def _repr_html_(self) -> str:
+        return Trace({self._name: self})._repr_html_()
+
 
 class Trace(Mapping[str, LayerTrace]):
     """The traces of a model's layers, by name: ``trace["encoder.rnn.l0"].forget``.
@@ -166,6 +169,12 @@ class Trace(Mapping[str, LayerTrace]):
 
     def __repr__(self) -> str:
         return f"<trace of {', '.join(self._layers)}>"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: a heat map for each gate."""
+        from glassgate.lens.html import still
+
+        return still(None, self)
 
 
 def _join(parts: list[Any]) -> Any:

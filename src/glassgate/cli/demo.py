@@ -79,7 +79,8 @@ def _show_gates(folder: Path, console: "Console") -> None:
     from glassgate.folder.weights import load_weights
     from glassgate.language.exercise import sample_text
     from glassgate.language.gates import gates_over
-    from glassgate.lens.terminal import Block, draw
+    from glassgate.lens.blocks import Block
+    from glassgate.lens.terminal import draw
 
     config, vocabulary = read_folder(folder)
     words = sample_text().split()[:WORDS_SHOWN]

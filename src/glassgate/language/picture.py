@@ -2,12 +2,34 @@
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["draw_loss"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_loss", "loss_figure"]
 
 
 def draw_loss(rows: Sequence[dict[str, Any]], title: str) -> bytes:
+    """Draw perplexity and learning rate over the steps, as a PNG.
+
+    Parameters
+    ----------
+    rows, title
+        As for `loss_figure`.
+
+    Examples
+    --------
+    >>> rows = [{"step": s, "perplexity": 100 / s, "learning_rate": 1e-3} for s in (1, 2)]
+    >>> draw_loss(rows, "a training")[1:4]
+    b'PNG'
+    """
+    picture = io.BytesIO()
+    loss_figure(rows, title).savefig(picture, format="png", metadata={"Software": "glassgate"})
+    return picture.getvalue()
+
+
+def loss_figure(rows: Sequence[dict[str, Any]], title: str) -> "Figure":
     """Draw perplexity and learning rate over the steps.
 
     Parameters
@@ -19,14 +41,8 @@ def draw_loss(rows: Sequence[dict[str, Any]], title: str) -> bytes:
 
     Returns
     -------
-    bytes
-        A PNG.
-
-    Examples
-    --------
-    >>> rows = [{"step": s, "perplexity": 100 / s, "learning_rate": 1e-3} for s in (1, 2)]
-    >>> draw_loss(rows, "a training")[1:4]
-    b'PNG'
+    matplotlib.figure.Figure
+        Its first axes hold the perplexities, its second the learning rate.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -80,6 +96,4 @@ def draw_loss(rows: Sequence[dict[str, Any]], title: str) -> bytes:
     rate.set_ylim(bottom=0)
     rate.spines[["top"]].set_visible(False)
     axes.legend(frameon=False, loc="upper right")
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", metadata={"Software": "glassgate"})
-    return picture.getvalue()
+    return figure

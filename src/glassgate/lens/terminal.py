@@ -1,42 +1,17 @@
 """Gates on a terminal: a row for each word, a coloured cell for each unit."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
 from glassgate.errors import GlassgateError
+from glassgate.lens.blocks import Block, colours
 
-__all__ = ["Block", "draw"]
+__all__ = ["draw"]
 
 HEIGHTS = "▁▂▃▄▅▆▇█"  # where there are no colours, the height of a bar tells the value
-# Dark to light in even steps of lightness, so that a print in grey still orders the values.
-SEQUENTIAL = ((24, 16, 56), (62, 40, 120), (44, 106, 140), (60, 168, 120), (190, 210, 70), (252, 244, 170))
-# Blue for below zero, red for above, and the more the stronger.
-DIVERGING = ((33, 82, 160), (120, 165, 215), (236, 236, 236), (230, 150, 120), (170, 30, 45))
-
-
-@dataclass(frozen=True)
-class Block:
-    """Values to draw side by side with others: one row for each word, one cell for each unit.
-
-    Attributes
-    ----------
-    name
-        Of the gate or state.
-    values
-        [T, units].
-    signed
-        Whether values lie in (-1, 1), as candidate and states do, and not in (0, 1).
-    """
-
-    name: str
-    values: npt.NDArray[np.floating]
-    signed: bool = False
 
 
 def draw(console: Console, words: Sequence[str], blocks: Sequence[Block]) -> None:
@@ -58,6 +33,7 @@ def draw(console: Console, words: Sequence[str], blocks: Sequence[Block]) -> Non
 
     Examples
     --------
+    >>> import numpy as np
     >>> gate = np.array([[0.0, 0.5, 1.0], [1.0, 0.0, 0.0]])
     >>> draw(Console(width=40), ["the", "gate"], [Block("forget", gate)])
           forget
@@ -86,13 +62,8 @@ def draw(console: Console, words: Sequence[str], blocks: Sequence[Block]) -> Non
 
 
 def _cell(value: float, signed: bool, coloured: bool) -> Text:
-    share = min(max((value + 1) / 2 if signed else value, 0.0), 1.0)
     if not coloured:
+        share = min(max((value + 1) / 2 if signed else value, 0.0), 1.0)
         return Text(HEIGHTS[min(int(share * len(HEIGHTS)), len(HEIGHTS) - 1)])
-    stops = DIVERGING if signed else SEQUENTIAL
-    place = share * (len(stops) - 1)
-    lower = min(int(place), len(stops) - 2)
-    red, green, blue = (
-        round(a + (b - a) * (place - lower)) for a, b in zip(stops[lower], stops[lower + 1], strict=True)
-    )
+    red, green, blue = colours(value, signed)
     return Text(" ", Style(bgcolor=f"rgb({red},{green},{blue})"))

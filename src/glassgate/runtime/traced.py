@@ -71,3 +71,9 @@ class Traced:
         ((numbers, y),) = self._output.best(self.features[step][None], k, None, self._vocabulary.unk)
         spelling = self._vocabulary.words
         return [(spelling[n], p) for n, p in zip(numbers.tolist(), y.tolist(), strict=True)]
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: a heat map for each gate under the words."""
+        from glassgate.lens.html import still
+
+        return still(self.words, self.layers)
