@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from glassgate.edits import Edit
 from glassgate.errors import GlassgateError
@@ -29,16 +29,23 @@ MOST_UNITS = 4096  # that one edit may name
 MOST_STEPS = LONGEST_TEXT + 1
 LARGEST_VALUE = 1e6  # that an edit may set, add or scale by: beyond, every gate is saturated long since
 
+
+def _whole(value: Any) -> Any:
+    """Take 5.0 for 5, as JSON Schema does: JSON has one kind of number."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)
 Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
-Count = Annotated[int, Field(ge=1, le=1000)]
-Words = Annotated[int, Field(ge=1, le=MOST_WORDS)]
+Count = Annotated[int, Field(ge=1, le=1000), WHOLE]
+Words = Annotated[int, Field(ge=1, le=MOST_WORDS), WHOLE]
 Temperature = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
 TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE]
 Value = Annotated[float, Field(ge=-LARGEST_VALUE, le=LARGEST_VALUE, allow_inf_nan=False)]
-Unit = Annotated[int, Field(ge=0, le=10_000_000)]
-Step = Annotated[int, Field(ge=-MOST_STEPS, le=MOST_STEPS)]
-Number = Annotated[int, Field(ge=0, le=100_000_000)]
+Unit = Annotated[int, Field(ge=0, le=10_000_000), WHOLE]
+Step = Annotated[int, Field(ge=-MOST_STEPS, le=MOST_STEPS), WHOLE]
+Number = Annotated[int, Field(ge=0, le=100_000_000), WHOLE]
 Numbers = Annotated[list[Number], Field(min_length=1, max_length=4096)]
 Neutral = Annotated[float, Field(ge=0, le=0)]
 
@@ -64,7 +71,6 @@ class Predict(Body):
 
     text: Text
     k: Count = 5
-    unknown: bool = Field(True, description="Read unknown words as <unk>, where the model knows it.")
     complete: bool = Field(False, description="The last word is only begun: complete it.")
 
 
@@ -74,10 +80,9 @@ class Generate(Body):
     text: Text
     words: Words = 20
     temperature: Temperature = 1.0
-    top_k: Annotated[int, Field(ge=0, le=100_000_000)] = 0
+    top_k: Annotated[int, Field(ge=0, le=100_000_000), WHOLE] = 0
     top_p: TopP = 1.0
     seed: Seed = 1
-    unknown: bool = True
 
     @property
     def sampling(self) -> Sampling:
@@ -147,16 +152,10 @@ class Traced(Body):
     text: Text
     k: Count = 10
     edits: Edits = []
-    unknown: bool = True
 
 
-class Edited(Body):
+class Edited(Traced):
     """A text, and edits whose effect on the next word is wanted."""
-
-    text: Text
-    k: Count = 10
-    edits: Edits = []
-    unknown: bool = True
 
 
 class StreamOptions(Body):
@@ -175,13 +174,13 @@ class Completion(Body):
         | Numbers
         | Annotated[list[Numbers], Field(min_length=1, max_length=8)]
     ) = ""
-    max_tokens: Annotated[int, Field(ge=0, le=MOST_WORDS)] | None = 16
+    max_tokens: Annotated[int, Field(ge=0, le=MOST_WORDS), WHOLE] | None = 16
     temperature: Temperature | None = 1.0
     top_p: TopP | None = 1.0
-    n: Annotated[int, Field(ge=1, le=8)] | None = 1
+    n: Annotated[int, Field(ge=1, le=8), WHOLE] | None = 1
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    logprobs: Annotated[int, Field(ge=0, le=100)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=100), WHOLE] | None = None
     echo: bool | None = False
     stop: (
         Annotated[str, Field(min_length=1, max_length=64)]

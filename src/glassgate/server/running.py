@@ -13,12 +13,14 @@ import uvicorn
 
 from glassgate.errors import GlassgateError
 from glassgate.runtime import load
-from glassgate.server.answers import Answer
+from glassgate.server.answers import Answer, as_json
 from glassgate.server.application import Application, Handler, Route
-from glassgate.server.bodies import Edited, Generate, Predict, Traced
+from glassgate.server.bodies import Completion, Edited, Generate, Predict, Traced
+from glassgate.server.completions import Completions
 from glassgate.server.engine import Engine
 from glassgate.server.guard import Guard
 from glassgate.server.metrics import Metrics
+from glassgate.server.openapi import document
 from glassgate.server.protocol import Protocol
 from glassgate.server.service import Service
 
@@ -66,7 +68,10 @@ class Server:
         self.engine = Engine(model.network, model.vocabulary.unk)
         metrics = Metrics(self.engine)
         service = Service(model, folder, self.engine, token is not None)
-        self.application = Application(guard, _routes(service, metrics), metrics)
+        routes = _routes(service, metrics)
+        described = as_json(document(routes, model, service.name, token is not None))
+        routes["/openapi.json"] = Route(_fixed(Answer(described)))
+        self.application = Application(guard, routes, metrics)
         self._socket = _listen(host, port)
         name = f"[{host}]" if ":" in host else host
         self.url = f"http://{name}:{self._socket.getsockname()[1]}"
@@ -134,6 +139,8 @@ class _Uvicorn(uvicorn.Server):
 
 
 def _routes(service: Service, metrics: Metrics) -> dict[str, Route]:
+    completions = Completions(service)
+
     async def counts(_: None) -> Answer:
         return Answer(metrics.text().encode(), "text/plain; version=0.0.4; charset=utf-8")
 
@@ -146,6 +153,9 @@ def _routes(service: Service, metrics: Metrics) -> dict[str, Route]:
         "/generate": Route(service.generate, Generate, "Text written on, as server-sent events"),
         "/trace": Route(service.trace, Traced, "Every gate and state at every word"),
         "/edit": Route(service.edit, Edited, "The next words with edited gates beside those without"),
+        "/v1/completions": Route(completions.complete, Completion, "Completions as in the OpenAI API"),
+        "/v1/models": Route(completions.models, summary="The one model, as in the OpenAI API"),
+        f"/v1/models/{service.name}": Route(completions.model),
     }
 
 
@@ -156,13 +166,12 @@ def _page() -> dict[str, Route]:
         media = MEDIA.get(Path(file.name).suffix)
         if media is not None and file.is_file():
             path = "/" if file.name == "index.html" else f"/{file.name}"
-            routes[path] = Route(_file(file.read_bytes(), media), public=True)
+            answer = Answer(file.read_bytes(), media, headers=((b"cache-control", b"no-cache"),))
+            routes[path] = Route(_fixed(answer), public=True)
     return routes
 
 
-def _file(content: bytes, media: str) -> Handler:
-    answer = Answer(content, media, headers=((b"cache-control", b"no-cache"),))
-
+def _fixed(answer: Answer) -> Handler:
     async def handler(_: None) -> Answer:
         return answer
 

@@ -67,7 +67,7 @@ class Service:
         words = None
         if body.complete and text and not text[-1].isspace():
             *words, begun = vocabulary.cut(text) or [""]
-        numbers = self.numbers(text, body.unknown) if words is None else self.numbers_of(words, body.unknown)
+        numbers = self.numbers(text) if words is None else self.numbers_of(words)
         allowed = self.model.prefixes.words(vocabulary.normalise(begun)) if begun else None
         reader = Predictor(numbers, Want(body.k, allowed), monotonic() + REQUEST_SECONDS)
         self.engine.submit([reader])
@@ -75,7 +75,7 @@ class Service:
 
     async def generate(self, body: Generate) -> Stream:
         """Write on from a text, a word an event."""
-        numbers = self.numbers(body.text, body.unknown)
+        numbers = self.numbers(body.text)
         deadline = monotonic() + REQUEST_SECONDS
         writer = Writer(numbers, body.words, body.sampling, len(self.model.vocabulary), deadline)
         self.engine.submit([writer])
@@ -91,13 +91,22 @@ class Service:
         self._check_size(body)
         return Answer(await self._call(lambda: self._edit(body)))
 
-    def numbers(self, text: str, unknown: bool) -> list[int]:
-        """Turn a text into the numbers that are read for it: ``<eos>`` first, where the model knows it."""
-        return self._begun(self.model.numbers(text, unknown))
+    def numbers(self, text: str) -> list[int]:
+        """Turn a text into the numbers that are read for it; an unknown word becomes ``<unk>``."""
+        return self.begun(self.model.numbers(text, unknown=True))
 
-    def numbers_of(self, words: Sequence[str], unknown: bool) -> list[int]:
+    def numbers_of(self, words: Sequence[str]) -> list[int]:
         """Turn words into the numbers that are read for them."""
-        return self._begun([number for word in words for number in self.model.numbers(word, unknown)])
+        return self.begun([number for word in words for number in self.model.numbers(word, unknown=True)])
+
+    def begun(self, numbers: list[int]) -> list[int]:
+        """Put ``<eos>`` before word numbers, where the model knows it; without it one word must be there."""
+        eos = self.model.vocabulary.eos
+        if eos is not None:
+            return [eos, *numbers]
+        if not numbers:
+            raise GlassgateError("the text: is empty: this model needs at least one word to go on from")
+        return numbers
 
     def words(self, best: Best) -> list[dict[str, Any]]:
         """Spell the best words, with their probabilities."""
@@ -106,14 +115,6 @@ class Service:
             {"word": spelling[number], "probability": y}
             for number, y in zip(best[0].tolist(), best[1].tolist(), strict=True)
         ]
-
-    def _begun(self, numbers: list[int]) -> list[int]:
-        eos = self.model.vocabulary.eos
-        if eos is not None:
-            return [eos, *numbers]
-        if not numbers:
-            raise GlassgateError("the text: is empty: this model needs at least one word to go on from")
-        return numbers
 
     async def _events(self, writer: Writer, before: Sequence[str]) -> AsyncGenerator[str, None]:
         write = Detokeniser()
@@ -135,10 +136,10 @@ class Service:
         result: bytes = await call.future
         return result
 
-    def _check_size(self, body: Traced | Edited) -> None:
+    def _check_size(self, body: Traced) -> None:
         """Refuse a text whose trace would be beyond bounds, before it takes memory."""
         config = self.model.config
-        steps = len(self.numbers(body.text, body.unknown))
+        steps = len(self.numbers(body.text))
         values = steps * config.layers * config.hidden * len(self._gates)
         if values > MOST_VALUES:
             raise RefusedError(
@@ -146,7 +147,7 @@ class Service:
             )
 
     def _trace(self, body: Traced) -> bytes:
-        seen = self.model.trace(body.text, [edit.edit for edit in body.edits], body.unknown)
+        seen = self.model.trace(body.text, [edit.edit for edit in body.edits], unknown=True)
         layers = []
         for described in _layers(self.model):
             traced = seen.layers[described["name"]]
@@ -156,8 +157,8 @@ class Service:
 
     def _edit(self, body: Edited) -> bytes:
         edits = [edit.edit for edit in body.edits]
-        after = self.model.trace(body.text, edits, body.unknown)
-        before = self.model.trace(body.text, (), body.unknown) if edits else after
+        after = self.model.trace(body.text, edits, unknown=True)
+        before = self.model.trace(body.text, unknown=True) if edits else after
         return as_json({"before": _pairs(before.best(body.k)), "after": _pairs(after.best(body.k))})
 
 
