@@ -9,7 +9,7 @@ from glassgate.errors import GlassgateError
 
 if TYPE_CHECKING:
     from glassgate.edits import Edit
-    from glassgate.layers import GRU, LSTM, GRUCell, LSTMCell, adopt, record
+    from glassgate.layers import GRU, LSTM, GRUCell, LSTMCell, adopt, edit, record
     from glassgate.runtime import load
 
 __all__ = [
@@ -21,13 +21,14 @@ __all__ = [
     "LSTMCell",
     "__version__",
     "adopt",
+    "edit",
     "load",
     "record",
 ]
 
 __version__ = "0.1.0"
 
-_LAYERS = ("GRU", "GRUCell", "LSTM", "LSTMCell", "adopt", "record")
+_LAYERS = ("GRU", "GRUCell", "LSTM", "LSTMCell", "adopt", "edit", "record")
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,8 @@ __all__ = ["Table", "chosen", "compile_edits", "drawn"]
 
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 
+_NEUTRAL = np.array([1.0, 0.0, -np.inf, np.inf])[:, None]
+
 
 class Table(NamedTuple):
     """The edits of one layer over a call: v -> min(max(scale v + add, low), high)."""
@@ -114,6 +116,8 @@ def compile_edits(
     total = 0
     for k, name in enumerate(names):
         own = [edit for edit in edits if edit.gate == name]
+        if not own:
+            continue
         number, values = _composed(own, steps, batch, units, lengths, first)
         if not len(values):
             continue
@@ -140,12 +144,17 @@ def _composed(
     first: int | None,
 ) -> tuple[npt.NDArray[np.int64], Floats]:
     """Return which row [T, N] the edits of one gate come to (-1: none), and the rows [E, 4, H]."""
-    values = np.empty((1, 4, units))  # its first row: no edit
-    values[0] = np.array([1.0, 0.0, -np.inf, np.inf])[:, None]
+    values = np.empty((1, 4, units))  # its first row: where no edit is made at certain steps only
+    values[0] = _NEUTRAL
     number = np.zeros((steps, batch), np.int64)
+    first_used = 1
     for edit in edits:
-        mask = chosen(edit, steps, batch, lengths, first)
         columns = slice(None) if edit.units is None else list(edit.units)
+        if edit.steps is None and edit.kind not in ("replace", "resample"):
+            values[:, :, columns] = _followed(values[:, :, columns], edit, numbers(edit.value))
+            first_used = 0
+            continue
+        mask = chosen(edit, steps, batch, lengths, first)
         if edit.kind in ("replace", "resample"):
             before, inverse = number[mask], np.arange(mask.sum())
             value = drawn(edit, steps, batch, first)[mask][:, columns]
@@ -156,7 +165,7 @@ def _composed(
         new[:, :, columns] = _followed(new[:, :, columns], edit, value)
         number[mask] = len(values) + inverse
         values = np.concatenate([values, new])
-    return number - 1, values[1:]
+    return number - first_used, values[first_used:]
 
 
 def _followed(rows: Floats, edit: Edit, value: Floats) -> Floats:

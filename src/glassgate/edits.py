@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from fractions import Fraction
 from typing import Any, NamedTuple, TypeAlias
 
@@ -56,6 +56,11 @@ class Edit:
     seed
         Of ``resample``.
 
+    Attributes
+    ----------
+    kind
+        Which change it is: ``"set"``, ``"scale"``, ...
+
     Raises
     ------
     GlassgateError
@@ -85,6 +90,7 @@ class Edit:
     steps: slice | None = None
     layer: str | None = None
     seed: int = 0
+    kind: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.gate not in _KNOWN:
@@ -93,6 +99,7 @@ class Edit:
         if len(given) != 1:
             expected, came = ", ".join(_KINDS), ", ".join(given) or "none"
             raise self.error(f"exactly one of {expected} expected, got {came}")
+        object.__setattr__(self, "kind", given[0])
         if self.kind in ("set", "scale", "add") and not np.isfinite(numbers(self.value)).all():
             raise self.error(f"{self.kind} must be finite numbers, got {self.value!r}")
         if self.clamp is not None:
@@ -104,11 +111,6 @@ class Edit:
         if self.units is not None:
             object.__setattr__(self, "units", self._whole_units(self.units))
         self._check_steps()
-
-    @property
-    def kind(self) -> str:
-        """Which change it is: ``set``, ``scale``, ..."""
-        return next(kind for kind in _KINDS if getattr(self, kind) is not None)
 
     @property
     def value(self) -> Any:
@@ -187,8 +189,7 @@ def for_layers(edits: Iterable[Edit], targets: Mapping[str, Target]) -> dict[str
         having = [name for name in names if edit.gate in NAMES[targets[name].cell]]
         if not having:
             known = dict.fromkeys(gate for name in names for gate in NAMES[targets[name].cell])
-            where = edit.layer or ("the layer" if len(names) == 1 else "the layers")
-            raise edit.error(f"{where} has {', '.join(known)}")
+            raise edit.error(f"there is {', '.join(known)} in {edit.layer or ', '.join(names)}")
         for name in having:
             own = _of_layer(edit, name, targets[name])
             if not own.does_nothing:

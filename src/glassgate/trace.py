@@ -56,13 +56,18 @@ class LayerTrace:
         self._chunks: list[Chunk] = []
 
     @property
+    def name(self) -> str:
+        """The layer's name."""
+        return self._name
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The gates and states that there are."""
         return NAMES[self._cell]
 
     def add(self, chunk: Chunk) -> None:
         """Take in what one call left."""
-        self._chunks.append(chunk)
+        self._chunks.append(chunk if self._cell == "lstm" else chunk._replace(cell=None))
 
     def rows(self, name: str) -> Any:
         """Return a gate or state at all steps that count, of all sequences and calls: [M, H]."""
@@ -81,13 +86,19 @@ class LayerTrace:
         if name.startswith("_"):
             raise AttributeError(name)
         self._check(name)
-        sizes = {chunk.hidden.shape[1] for chunk in self._chunks}
+        return self._whole(name)
+
+    def _whole(self, name: str) -> Any:
+        sizes = {self._sequences(chunk) for chunk in self._chunks}
         if len(sizes) > 1:
             raise GlassgateError(
                 f"trace: {self._name} was called with batches of {', '.join(map(str, sorted(sizes)))}; "
                 "record each call by itself"
             )
         return _join([self._one(chunk, name) for chunk in self._chunks])
+
+    def _sequences(self, chunk: Chunk) -> int:
+        return int(chunk.hidden.shape[1])
 
     def _check(self, name: str) -> None:
         if name not in self.names:

@@ -189,6 +189,21 @@ Bits<S> run(const Table& table, const reference::Problem& p, const Absent& no, c
         std::printf("%s: hidden differs without gates\n", where.c_str());
         ++failures;
     }
+    // Nor do edits that change nothing make a difference; their rows end where nothing may be read.
+    const Index kinds = gate_count(p.cell) + state_count(p.cell);
+    reference::Doubles neutral(4 * H, 1);
+    std::fill(neutral.begin() + H, neutral.begin() + 2 * H, -0.0);
+    std::fill(neutral.begin() + 2 * H, neutral.begin() + 3 * H, -std::numeric_limits<double>::infinity());
+    std::fill(neutral.begin() + 3 * H, neutral.end(), std::numeric_limits<double>::infinity());
+    Forward<S> edited = f;
+    edited.edit_rows = b.raw(std::vector<std::int32_t>(T * N * kinds, 0), false), edited.edits = b.in(neutral);
+    edited.hidden = b.out(want.hidden.size()), edited.gates = b.out(want.gates.size());
+    entries<S>(table).forward(edited);
+    if (std::memcmp(edited.hidden, f.hidden, want.hidden.size() * sizeof(S)) != 0 ||
+        std::memcmp(edited.gates, f.gates, want.gates.size() * sizeof(S)) != 0) {
+        std::printf("%s: edits that change nothing change bits\n", where.c_str());
+        ++failures;
+    }
     Bits<S> bits;
     const auto keep = [&](const S* from, std::size_t count) {
         if (from != nullptr) bits.emplace_back(from, from + count);

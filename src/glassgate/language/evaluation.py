@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from glassgate.edits import Edit, for_layers
 from glassgate.errors import GlassgateError
 from glassgate.folder.vocabulary import UNK, Vocabulary
 from glassgate.language.corpus import batches
@@ -71,7 +72,10 @@ class Evaluation:
 
 
 def evaluate(
-    model: Model, texts: Sequence[Path], report: Callable[[int, float], None] | None = None
+    model: Model,
+    texts: Sequence[Path],
+    report: Callable[[int, float], None] | None = None,
+    edits: Iterable[Edit] = (),
 ) -> Evaluation:
     """Read a text as one stream, the state carried from its first word to its last.
 
@@ -92,6 +96,8 @@ def evaluate(
         Files and folders.
     report
         Called after each block with the tokens read and the perplexity so far.
+    edits
+        Changes of gates and states, made while the model reads; steps are counted from the text's first.
 
     Returns
     -------
@@ -101,8 +107,8 @@ def evaluate(
     Raises
     ------
     GlassgateError
-        When a text cannot be read or has nothing to predict, or the model's perplexity on it is no
-        finite number.
+        When a text cannot be read or has nothing to predict, the model's perplexity on it is no finite
+        number, or an edit names what is not there.
 
     References
     ----------
@@ -114,8 +120,12 @@ def evaluate(
     state, total, count, unknown = network.initial_state(1), 0.0, 0, 0
     hits = np.zeros(len(RANKS), np.int64)
     segments = read_segments(find_files(texts), model.config.eos)
+    changes = list(edits)
+    changing: dict[str, Any] = {"edits": for_layers(changes, network.targets)} if changes else {}
     for words, keys in _blocks(segments, vocabulary):
-        y = network.output.log_probabilities(network.run(words[:-1, None], state)[:, 0])
+        if changes:
+            changing["first"] = count
+        y = network.output.log_probabilities(network.run(words[:-1, None], state, **changing)[:, 0])
         targets = words[1:]
         rows = np.arange(len(targets))
         own = y[rows, targets]

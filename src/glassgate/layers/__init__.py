@@ -2,6 +2,7 @@
 
 from glassgate.layers import batching, compiling, gradients
 from glassgate.layers.cells import GRUCell, LSTMCell
+from glassgate.layers.editing import edit
 from glassgate.layers.gru import GRU
 from glassgate.layers.lstm import LSTM
 from glassgate.layers.output import AdaptiveSoftmax, FullSoftmax
@@ -19,6 +20,7 @@ __all__ = [
     "LSTMCell",
     "RowGradient",
     "adopt",
+    "edit",
     "record",
     "track",
 ]

@@ -32,7 +32,7 @@ class _Cell(Scanning, nn.RNNCellBase):
 
     def _left_to_torch(self, x: Tensor) -> bool:
         lacks = self._lacks(x)
-        theirs = bool(lacks) and not self._recorders and self._kind() != reference.GRU_BEFORE
+        theirs = bool(lacks) and not self._watched and self._kind() != reference.GRU_BEFORE
         who = "torch's own path computes" if theirs else "plain torch operations compute, slowly"
         if lacks:
             say_once(f"{type(self).__name__}: no kernel for {lacks}, {who}")

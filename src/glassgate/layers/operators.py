@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from glassgate.edit_tables import Table
 from glassgate.errors import GlassgateError
 from glassgate.kernels import _native
 from glassgate.layers.reference import GRU_BEFORE, LSTM, Scan, gate_count
@@ -26,6 +27,7 @@ __all__ = [
     "Weights",
     "address",
     "call",
+    "edited_scan",
     "scan",
 ]
 
@@ -187,15 +189,21 @@ def _twice(x: Tensor) -> bool:
 # shapes are traced read them alike.
 
 
-def _scan_cpu(cell: int, *arguments: Any) -> tuple[Tensor, ...]:
+def _scan_cpu(cell: int, *arguments: Any, table: Table | None = None) -> tuple[Tensor, ...]:
     x, (reverse, bf16, save) = arguments[0], arguments[9:]
     sizes = _check(cell, dict(zip(_SCAN, arguments[:9], strict=True)))
     out = _empty_scan(cell, x, sizes, save)
     dense = _dense(arguments[:9])  # the name keeps the copies alive until the kernel is done
     at = [address(tensor) for tensor in dense]
     to = [address(t) if t.dim() > 1 else None for t in (out.hidden, out.state, out.gates, out.h_n, out.c_n)]
-    call(_native.forward, cell, _twice(x), *sizes, *at[:5], None, *at[5:], reverse, bf16, *to)
+    edits = () if table is None else (table.rows, table.edits, len(table.edits))
+    call(_native.forward, cell, _twice(x), *sizes, *at[:5], None, *at[5:], reverse, bf16, *to, *edits)
     return tuple(out)
+
+
+def edited_scan(table: Table, cell: int, *arguments: Any) -> Scan:
+    """Run `scan` with edits, on plain tensors on the CPU and without gradients."""
+    return Scan(*_scan_cpu(cell, *arguments, table=table))
 
 
 def _scan_fake(cell: int, *arguments: Any) -> tuple[Tensor, ...]:

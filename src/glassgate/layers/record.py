@@ -1,20 +1,26 @@
 """Record what the gates do, and turn torch's layers into ours."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 from torch.nn.utils import parametrize
 
+from glassgate.edits import Target
 from glassgate.errors import GlassgateError
 from glassgate.layers.cells import GRUCell, LSTMCell
 from glassgate.layers.gru import GRU
 from glassgate.layers.lstm import LSTM
 from glassgate.layers.scanning import Scanning
-from glassgate.trace import LayerTrace, Trace
+from glassgate.recording import Keep, Recording
+from glassgate.trace import LayerTrace
 
-__all__ = ["adopt", "record"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["adopt", "named_layers", "record", "target"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -22,7 +28,16 @@ _OURS: dict[type, type] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.LSTMCell: LSTMCell, nn
 
 
 @contextmanager
-def record(model: nn.Module) -> Iterator[Trace]:
+def record(
+    model: nn.Module,
+    *,
+    gates: Sequence[str] | None = None,
+    layers: Sequence[str] | None = None,
+    steps: slice | None = None,
+    units: Sequence[int] | None = None,
+    dtype: "torch.dtype | str | None" = None,
+    to: Path | str | None = None,
+) -> Iterator[Recording]:
     """Record the gates and states of every glassgate layer inside a model.
 
     Results and gradients are the same to the bit as without a record: the kernels keep the gates for the
@@ -33,19 +48,29 @@ def record(model: nn.Module) -> Iterator[Trace]:
     ----------
     model
         A layer, or any module with layers inside.
+    gates, layers, steps, units
+        What to keep, by default all; the rest is dropped after each call. Steps are those of each call by
+        itself; an LSTMCell's or GRUCell's are its calls.
+    dtype
+        In which the values are kept: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``.
+    to
+        A folder: the values are written there, a file ``l0.forget.npy`` [T, N, H] for each gate, and
+        memory holds none of them. When the ``with`` ends well the files are there, and the trace reads from
+        them; when an exception leaves it they are not.
 
     Returns
     -------
-    Trace
+    Recording
         LSTM: ``trace.forget``, ``.input``, ``.output``, ``.candidate``, ``.cell``, ``.hidden``; GRU:
         ``.reset``, ``.update``, ``.candidate``, ``.hidden``; each [T, N, H], time first in any case.
         In a stack by layer: ``trace["l0"].forget``, ``trace["l1_reverse"]``, ``trace["encoder.rnn.l0"]``;
-        an LSTMCell or GRUCell by its own name.
+        an LSTMCell or GRUCell by its own name. ``trace.size(T, N)`` tells how many bytes a call will take.
 
     Raises
     ------
     GlassgateError
-        There is no glassgate layer in the model.
+        There is no glassgate layer in the model, or what is to be kept is not there; with ``to``, later: a
+        call has another batch than the one before, or the disk refuses.
 
     Examples
     --------
@@ -55,34 +80,62 @@ def record(model: nn.Module) -> Iterator[Trace]:
     ...     y, (h, c) = lstm(torch.randn(5, 2, 4))
     >>> tuple(trace.forget.shape), torch.equal(trace.cell[-1], c[0]), torch.equal(trace.hidden, y)
     ((5, 2, 3), True, True)
+    >>> with record(lstm, gates=["forget"], units=[0, 2], dtype="float16") as trace:
+    ...     trace.size(5, 2)  # bytes
+    ...     y, _ = lstm(torch.randn(5, 2, 4))
+    40
     """
-    layers: dict[str, LayerTrace] = {}
-    recorders: list[tuple[Scanning, dict[str, LayerTrace]]] = []
-    for path, module in model.named_modules():
-        if not isinstance(module, Scanning):
-            continue
-        kind = "lstm" if isinstance(module, nn.LSTM | nn.LSTMCell) else "gru"
-        own = {}
-        for name in module._trace_names():
-            full = ".".join(part for part in (path, name) if part) or "cell"
-            own[name] = layers[full] = LayerTrace(full, kind)
-        recorders.append((module, own))
-    if not layers:
+    keep = Keep(gates, layers, steps, units, None if dtype is None else str(dtype), to)
+    found = named_layers(model, "record")
+    targets = {full: target(module) for module, _, full in found}
+    sizes = {full: next(iter(module.parameters())).element_size() for module, _, full in found}
+    cells = {full for module, _, full in found if isinstance(module, nn.RNNCellBase)}
+    trace = Recording(keep, targets, sizes, cells)
+    recorders: dict[Scanning, dict[str, LayerTrace]] = {}
+    for module, name, full in found:
+        if full in trace:
+            recorders.setdefault(module, {})[name] = trace[full]
+    with trace.written():
+        try:
+            for module, own in recorders.items():
+                module._recorders = (*module._recorders, own)
+            yield trace
+        finally:
+            for module, own in recorders.items():
+                left = tuple(recorder for recorder in module._recorders if recorder is not own)
+                if left:
+                    module._recorders = left
+                else:
+                    module.__dict__.pop("_recorders", None)
+
+
+def target(module: Scanning) -> Target:
+    """Return what an edit or a record must know of a module's layers."""
+    units: Any = module.hidden_size
+    cell = "lstm" if isinstance(module, nn.LSTM | nn.LSTMCell) else "gru"
+    return Target(cell, units, getattr(module, "proj_size", 0) or units)
+
+
+def named_layers(model: nn.Module, where: str) -> list[tuple[Scanning, str, str]]:
+    """Return each layer and direction: its module, its name there, and its name in the model.
+
+    Raises
+    ------
+    GlassgateError
+        There is none; ``where`` begins the message.
+    """
+    found = [
+        (module, name, ".".join(part for part in (path, name) if part) or "cell")
+        for path, module in model.named_modules()
+        if isinstance(module, Scanning)
+        for name in module._trace_names()
+    ]
+    if not found:
         raise GlassgateError(
-            f"record: {type(model).__name__} has no glassgate layer; glassgate.adopt(model) makes its "
+            f"{where}: {type(model).__name__} has no glassgate layer; glassgate.adopt(model) makes its "
             "torch.nn.LSTM and torch.nn.GRU ours"
         )
-    try:
-        for module, own in recorders:
-            module._recorders = (*module._recorders, own)
-        yield Trace(layers)
-    finally:
-        for module, own in recorders:
-            left = tuple(recorder for recorder in module._recorders if recorder is not own)
-            if left:
-                module._recorders = left
-            else:
-                module.__dict__.pop("_recorders", None)
+    return found
 
 
 def adopt(model: M) -> M:

@@ -76,7 +76,7 @@ class Recurrent(Scanning, nn.RNNBase):
         x: Tensor = input if packed is None else packed.data
         dtype = self._autocast(x)
         lacks = self._without_kernel(x, dtype)
-        if lacks and lengths is None and resets is None and not self._recorders and self._torch_has_it():
+        if lacks and lengths is None and resets is None and not self._watched and self._torch_has_it():
             say_once(f"{type(self).__name__}: no kernel for {lacks}, torch's own path computes")
             return super().forward(input, hx)
         if lacks:

@@ -6,16 +6,21 @@ differentiation, and in derivatives of derivatives.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-__all__ = ["GRU_AFTER", "GRU_BEFORE", "LSTM", "Scan", "gate_count", "scan"]
+__all__ = ["GRU_AFTER", "GRU_BEFORE", "LSTM", "Editor", "Scan", "gate_count", "scan"]
 
 LSTM, GRU_AFTER, GRU_BEFORE = range(3)
 """The cells, numbered as the kernels number them."""
+
+
+Editor: TypeAlias = Callable[[int, str, Tensor], Tensor]
+_Change: TypeAlias = Callable[[str, Tensor], Tensor]
 
 
 class Scan(NamedTuple):
@@ -50,6 +55,7 @@ def scan(
     bf16: bool,
     save: bool,
     w_hr: Tensor | None = None,
+    edit: Editor | None = None,
 ) -> Scan:
     """Run one layer in one direction over a sequence, step by step.
 
@@ -74,6 +80,9 @@ def scan(
         Whether gates and state are wanted.
     w_hr : Tensor [P, H], optional
         Projection of the LSTM's hidden state; h0 and the hidden state then have P units.
+    edit
+        Called with each step's number and, as they are computed, each gate's and state's name and value
+        [N, H]; returns what takes its place. ``"update"`` stands for z = 1 - u.
 
     Returns
     -------
@@ -101,15 +110,17 @@ def scan(
         if resets is not None:
             clear = (resets[t] != 0).unsqueeze(-1)
             h_old, c_old = h_old.masked_fill(clear, 0), c_old.masked_fill(clear, 0)
+        change = _unchanged if edit is None else partial(edit, t)
         if cell == LSTM:
             before = from_x[t] + linear(round_(h_old), w_hh, b_hh)
-            c_new, gates = _lstm_step(before, c_old)
+            c_new, gates = _lstm_step(before, c_old, change)
             h_new, state = gates[:, 3] * torch.tanh(c_new), c_new
             if w_hr is not None:
                 h_new = linear(h_new, w_hr)
         else:
-            h_new, gates, state = _gru_step(cell, from_x[t], h_old, w_hh, b_hh, round_)
+            h_new, gates, state = _gru_step(cell, from_x[t], h_old, w_hh, b_hh, round_, change)
             c_new = c_old
+        h_new = change("hidden", h_new)
         if lengths is not None:
             over = (lengths <= t).unsqueeze(-1)
             h, c = torch.where(over, h, h_new), torch.where(over, c, c_new)
@@ -133,10 +144,11 @@ def scan(
     )
 
 
-def _lstm_step(before: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+def _lstm_step(before: Tensor, c: Tensor, change: _Change) -> tuple[Tensor, Tensor]:
     i, f, g, o = before.chunk(4, -1)
-    i, f, g, o = torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)
-    return f * c + i * g, torch.stack((i, f, g, o), -2)
+    i, f = change("input", torch.sigmoid(i)), change("forget", torch.sigmoid(f))
+    g, o = change("candidate", torch.tanh(g)), change("output", torch.sigmoid(o))
+    return change("cell", f * c + i * g), torch.stack((i, f, g, o), -2)
 
 
 def _gru_step(
@@ -146,19 +158,26 @@ def _gru_step(
     w_hh: Tensor,
     b_hh: Tensor | None,
     round_: Callable[[Tensor], Tensor],
+    change: _Change,
 ) -> tuple[Tensor, Tensor, Tensor]:
     size = h.shape[-1]
     x_gates, x_new = torch.split(from_x, [2 * size, size], -1)
     w_gates, w_new = torch.split(w_hh, [2 * size, size])
     b_gates, b_new = (None, None) if b_hh is None else torch.split(b_hh, [2 * size, size])
     r, z = torch.sigmoid(x_gates + linear(round_(h), w_gates, b_gates)).chunk(2, -1)
+    r, z = change("reset", r), change("update", z)
     if cell == GRU_BEFORE:
         product = linear(round_(r * h), w_new, b_new)
         n = torch.tanh(x_new + product)
     else:
         product = linear(round_(h), w_new, b_new)
         n = torch.tanh(x_new + r * product)
+    n = change("candidate", n)
     return n + z * (h - n), torch.stack((r, z, n), -2), product
+
+
+def _unchanged(name: str, value: Tensor) -> Tensor:
+    return value
 
 
 def _same(t: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """What layers and cells share: who computes a call, and whose gates are recorded."""
 
 import warnings
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,10 @@ from glassgate.layers import operators, reference
 from glassgate.layers.operators import Maybe, Weights
 from glassgate.trace import Chunk, LayerTrace
 
-__all__ = ["Call", "Scanning", "say_once"]
+if TYPE_CHECKING:
+    from glassgate.layers.editing import Scope
+
+__all__ = ["Call", "Scanning", "has_gradient", "may_pass_torch_by", "say_once"]
 
 _PLAIN = {torch.Tensor, nn.Parameter}
 
@@ -30,6 +34,12 @@ class Scanning(nn.Module):
     """A module that runs the recurrences over sequences; `glassgate.record` sees its gates."""
 
     _recorders: tuple[dict[str, LayerTrace], ...] = ()
+    _edits: "tuple[Scope, ...]" = ()
+
+    @property
+    def _watched(self) -> bool:
+        """Whether gates are recorded or edited, which torch's own path cannot do."""
+        return bool(self._recorders or self._edits)
 
     def _begin(
         self,
@@ -57,9 +67,13 @@ class Scanning(nn.Module):
             [L D, N] for L layers in D directions; without L D, or without N too, for a cell.
         """
         arguments = (self, cell, x, states, lead, lengths, resets, bf16)
+        if self._edits:
+            from glassgate.layers.editing import Edited
+
+            return Edited(kernel and forward_ad._current_level < 0, *arguments)
         if not kernel or forward_ad._current_level >= 0:
             return _Plain(*arguments)
-        if not torch.compiler.is_compiling() and _may_pass_torch_by(x, states, lengths, resets):
+        if not torch.compiler.is_compiling() and may_pass_torch_by(x, states, lengths, resets):
             return _Straight(*arguments)
         return Call(*arguments)
 
@@ -71,12 +85,15 @@ class Scanning(nn.Module):
         if lengths is not None:
             active = torch.arange(len(hidden), device=lengths.device).unsqueeze(1) < lengths
         for recorder in self._recorders:
+            if name not in recorder:
+                continue
             recorder[name].add(Chunk(hidden, gates, state, active))
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy made while recording is a model, not a recording.
+        # A copy made while recording is a model, not a recording; likewise for edits.
         state = dict(super().__getstate__())  # type: ignore[no-untyped-call]
         state.pop("_recorders", None)
+        state.pop("_edits", None)
         return state
 
 
@@ -103,7 +120,7 @@ class Call:
         """Run the next layer or direction over x [T, N, I] and return its hidden states [T, N, H]."""
         h0, c0 = [state if state is None else self._row(state) for state in (*self.states, None)[:2]]
         inputs = (x, *weights, h0, c0)
-        gradient = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+        gradient = has_gradient(inputs)
         options = (self.lengths, self.resets, reverse, self.bf16, gradient or bool(self.module._recorders))
         y = self._scan(self.cell, *inputs, *options, **projection)
         self.done.append(y)
@@ -112,7 +129,7 @@ class Call:
             self.module._trace(name, y.hidden, y.gates, y.state, self.lengths)
         return y.hidden
 
-    _scan = staticmethod(operators.scan)
+    _scan: Callable[..., reference.Scan] = staticmethod(operators.scan)
 
     def _row(self, state: Tensor) -> Tensor:
         """Cut the part [N, H] of the next layer or direction out of a state."""
@@ -179,6 +196,11 @@ class _Straight(Call):
         return self.after
 
 
+def has_gradient(tensors: Iterable[Maybe]) -> bool:
+    """Tell whether autograd will want what the forward pass saves."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
 def _plain(tensor: Tensor) -> bool:
     """Whether the tensor's values are what lies at its address, here on the CPU."""
     return type(tensor) in _PLAIN and tensor.is_cpu and not tensor.is_neg()
@@ -189,7 +211,7 @@ def _lies(weight: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
     return weight.dtype == dtype and weight.shape == shape and weight.is_contiguous() and _plain(weight)
 
 
-def _may_pass_torch_by(x: Tensor, states: list[Maybe], *marks: Maybe) -> bool:
+def may_pass_torch_by(x: Tensor, states: list[Maybe], *marks: Maybe) -> bool:
     """Whether nobody but the kernel is to see a call: no gradient, no mode, no tracer is about."""
     return not (
         torch.is_grad_enabled()

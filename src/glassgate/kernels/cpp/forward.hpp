@@ -181,24 +181,28 @@ template <class S> class ForwardPass {
     S* block(const Division& mine) const { return blocks_ + mine.rank * block_size<S>; }
 
     void step(Index s, const S* packed, const Division& mine, const Team& team, S* tile) {
+        if (c_.edit_rows == nullptr) step_with<false>(s, packed, mine, team, tile);
+        else step_with<true>(s, packed, mine, team, tile);
+    }
+    template <bool editing> void step_with(Index s, const S* packed, const Division& mine, const Team& team, S* tile) {
         const Index t = schedule_.time(s), active = schedule_.active(t);
         switch (c_.cell) {
             case Cell::lstm:
                 return mine.tiles(weights_.panels, active, max_rows<4>, [&](Index p, Index first, Index last) {
-                    lstm_tile(s, p, first, last, packed, mine);
+                    lstm_tile<editing>(s, p, first, last, packed, mine);
                 });
             case Cell::gru_after:
                 return mine.tiles(weights_.panels, active, max_rows<3>, [&](Index p, Index first, Index last) {
-                    gru_after_tile(s, p, first, last, packed, mine, tile);
+                    gru_after_tile<editing>(s, p, first, last, packed, mine, tile);
                 });
             case Cell::gru_before:
                 mine.tiles(weights_.panels, active, max_rows<2>, [&](Index p, Index first, Index last) {
-                    reset_update_tile(s, p, first, last, packed, mine, tile);
+                    reset_update_tile<editing>(s, p, first, last, packed, mine, tile);
                 });
                 if (!mine.by_rows) team.wait();  // r * h of all units enters each unit's candidate
                 return mine.tiles(weights_.candidate.panels(), active, max_rows<4>,
                                   [&](Index p, Index first, Index last) {
-                                      candidate_tile(s, p, first, last, packed, mine, tile);
+                                      candidate_tile<editing>(s, p, first, last, packed, mine, tile);
                                   });
         }
     }
@@ -223,9 +227,11 @@ template <class S> class ForwardPass {
                 c_.edit_rows == nullptr ? nullptr : c_.edit_rows + at * (G + state_count(c_.cell))};
     }
 
-    // What edits make of some units of a gate (counted in the order of the gates) or of a state (behind them).
+    // What edits make of some units of a gate (counted in the order of the gates) or of a state (behind them). A call
+    // without edits has code of its own: even a branch that is never taken costs small layers a twentieth of their time.
+    template <bool editing>
     GG_INLINE Vec<S> edited(const Row& r, int which, Index unit, Index count, Vec<S> value) const {
-        if (r.edits == nullptr || r.edits[which] < 0) return value;
+        if (!editing || r.edits[which] < 0) return value;
         const S* row = c_.edits + r.edits[which] * 4 * H + unit;
         const Vec<S> low = load(row + 2 * H, count), high = load(row + 3 * H, count);
         value = fmadd<S>(value, load(row, count), load(row + H, count));
@@ -244,6 +250,7 @@ template <class S> class ForwardPass {
         if (c_.cell == Cell::lstm) store(c_.c_n + n * H + unit, carried, count);
     }
 
+    template <bool editing>
     void lstm_tile(Index s, Index p, Index first, Index last, const S* packed, const Division& mine) {
         const S* rows[tile_rows];
         rows_of(h_[s % 2], first, last, mine, rows);
@@ -252,7 +259,7 @@ template <class S> class ForwardPass {
         hidden_gates<4>(p, last - first, rows, packed, mine, sum);
         for (Index i = first; i < last; ++i, sum += 4 * W) {
             const Row r = row_of(s, i, mine);
-            const auto edit = [&](int which, Vec<S> value) { return edited(r, which, unit, count, value); };
+            const auto edit = [&](int which, Vec<S> value) { return edited<editing>(r, which, unit, count, value); };
             const Vec<S> input = edit(0, sigmoid<S>(load(sum))), forget = edit(1, sigmoid<S>(load(sum + W)));
             const Vec<S> candidate = edit(2, tanh<S>(load(sum + 2 * W)));
             const Vec<S> output = edit(3, sigmoid<S>(load(sum + 3 * W)));
@@ -269,6 +276,7 @@ template <class S> class ForwardPass {
         }
     }
 
+    template <bool editing>
     void gru_after_tile(Index s, Index p, Index first, Index last, const S* packed, const Division& mine, S* tile) {
         const S* rows[tile_rows];
         rows_of(h_[s % 2], first, last, mine, rows);
@@ -286,7 +294,7 @@ template <class S> class ForwardPass {
         const S* sum = tile;
         for (Index i = first; i < last; ++i, sum += 3 * W, input += 3 * W) {
             const Row r = row_of(s, i, mine);
-            const auto edit = [&](int which, Vec<S> value) { return edited(r, which, unit, count, value); };
+            const auto edit = [&](int which, Vec<S> value) { return edited<editing>(r, which, unit, count, value); };
             const Vec<S> reset = edit(0, sigmoid<S>(load(sum))), keep = edit(1, sigmoid<S>(load(sum + W)));
             const Vec<S> m = load(sum + 2 * W);
             const Vec<S> candidate = edit(2, tanh<S>(fmadd<S>(reset, m, load(input + 2 * W))));
@@ -302,6 +310,7 @@ template <class S> class ForwardPass {
         }
     }
 
+    template <bool editing>
     void reset_update_tile(Index s, Index p, Index first, Index last, const S* packed, const Division& mine, S* tile) {
         const S* rows[tile_rows];
         rows_of(h_[s % 2], first, last, mine, rows);
@@ -313,8 +322,8 @@ template <class S> class ForwardPass {
         const S* sum = tile;
         for (Index i = first; i < last; ++i, sum += 2 * W, input += 3 * W) {
             const Row r = row_of(s, i, mine);
-            const Vec<S> reset = edited(r, 0, unit, count, sigmoid<S>(load(sum)));
-            const Vec<S> keep = edited(r, 1, unit, count, sigmoid<S>(load(sum + W)));
+            const Vec<S> reset = edited<editing>(r, 0, unit, count, sigmoid<S>(load(sum)));
+            const Vec<S> keep = edited<editing>(r, 1, unit, count, sigmoid<S>(load(sum + W)));
             store(input + W, keep);  // its candidate_tile needs it
             if (r.gates != nullptr) {
                 store(r.gates + unit, reset, count);
@@ -334,6 +343,7 @@ template <class S> class ForwardPass {
         product<S, NV>(rows, H, a, source, to);
     }
 
+    template <bool editing>
     void candidate_tile(Index s, Index p, Index first, Index last, const S* packed, const Division& mine, S* tile) {
         const S* rows[tile_rows];
         rows_of(reset_h_, first, last, mine, rows);
@@ -355,7 +365,7 @@ template <class S> class ForwardPass {
             const Row r = row_of(s, i, mine);
             for (int v = 0; v < vectors; ++v) {
                 const Index unit = unit0 + v * W, count = min(W, H - unit);
-                const auto edit = [&](int which, Vec<S> value) { return edited(r, which, unit, count, value); };
+                const auto edit = [&](int which, Vec<S> value) { return edited<editing>(r, which, unit, count, value); };
                 const Vec<S> candidate = edit(2, tanh<S>(load(tile + ((i - first) * vectors + v) * W)));
                 const Vec<S> keep = load(input[v] + ((i - first) * 3 + 1) * W);
                 const Vec<S> old = load(carry_ + r.row * stride_ + unit, count);
