@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from glassgate import GlassgateError, __version__
-from glassgate.cli import bench, compress, count, demo, evaluate, export, predict, train
+from glassgate.cli import bench, compress, count, demo, evaluate, export, predict, serve, train
 
 __all__ = ["app", "main"]
 
@@ -31,6 +31,7 @@ app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
 app.command("predict")(predict.predict)
 app.command("generate")(predict.generate)
+app.command("serve")(serve.command)
 app.command("bench")(bench.command)
 app.command("compress")(compress.command)
 app.command("export")(export.command)
