@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from glassgate import GlassgateError, __version__
-from glassgate.cli import bench, compress, count, demo, evaluate, export, look, predict, train
+from glassgate.cli import bench, compress, count, demo, evaluate, export, look, predict, serve, train
 
 __all__ = ["app", "main"]
 
@@ -32,6 +32,7 @@ app.command("evaluate")(evaluate.command)
 app.command("predict")(predict.predict)
 app.command("generate")(predict.generate)
 app.command("look")(look.command)
+app.command("serve")(serve.command)
 app.command("bench")(bench.command)
 app.command("compress")(compress.command)
 app.command("export")(export.command)

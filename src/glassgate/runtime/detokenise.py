@@ -43,6 +43,13 @@ class Detokeniser:
             self._glue = opening
         return before + token
 
+    def fork(self) -> "Detokeniser":
+        """Return one that has written the same: what it writes next changes nothing here."""
+        other = Detokeniser()
+        other._glue = self._glue
+        other._quoting = set(self._quoting)
+        return other
+
     def _clings(self, token: str) -> bool:
         """Tell whether a token follows the last one without a space: a mark, or an ending such as 's."""
         return token in NO_SPACE_BEFORE or (len(token) > 1 and token[0] in "'’" and token[1:].isalpha())

@@ -1,0 +1,238 @@
+"""What the server answers about its model: predictions, text, gates, edits, and what it is."""
+
+import json
+from base64 import b64encode
+from collections.abc import AsyncGenerator, Sequence
+from math import exp, isfinite
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+
+from glassgate import __version__
+from glassgate.errors import GlassgateError
+from glassgate.folder.counting import count_folder
+from glassgate.folder.model import CARD, METRICS
+from glassgate.runtime import Model
+from glassgate.runtime.detokenise import Detokeniser
+from glassgate.runtime.output import Best
+from glassgate.server.answers import Answer, RefusedError, Stream, as_json
+from glassgate.server.bodies import LARGEST_BODY, LONGEST_TEXT, MOST_EDITS, Edited, Generate, Predict, Traced
+from glassgate.server.engine import Call, Engine, LateError, Want
+from glassgate.server.readers import Predictor, Writer
+from glassgate.trace import NAMES
+
+__all__ = ["REQUEST_SECONDS", "Service"]
+
+REQUEST_SECONDS = 10.0
+MOST_VALUES = 4 << 20  # of a trace: 16 MB as float32, 22 MB as base64
+LARGEST_SIDE_FILE = 16 << 20  # bytes of a card or of a training's course that are shown
+
+
+class Service:
+    """The model's answers, each a handler of `glassgate.server.application`.
+
+    Parameters
+    ----------
+    model
+        That answers.
+    folder
+        Where it lies: its card and its training's course are read from there, once.
+    engine
+        That computes.
+    needs_token
+        Whether requests need one, which /health tells the page.
+    """
+
+    def __init__(self, model: Model, folder: Path, engine: Engine, needs_token: bool) -> None:
+        self.model = model
+        self.engine = engine
+        self.name = folder.resolve().name
+        self._gates = NAMES[model.config.cell]
+        self._about = as_json(_about(model, folder, self.name))
+        self._health = as_json({"status": "ok", "version": __version__, "token": needs_token})
+
+    async def health(self, _: None) -> Answer:
+        """Tell that the server is there, and whether it needs a token."""
+        return Answer(self._health)
+
+    async def about(self, _: None) -> Answer:
+        """Tell what the model is."""
+        return Answer(self._about)
+
+    async def predict(self, body: Predict) -> Answer:
+        """Return the most probable next words."""
+        vocabulary, begun, text = self.model.vocabulary, "", body.text
+        words = None
+        if body.complete and text and not text[-1].isspace():
+            *words, begun = vocabulary.cut(text) or [""]
+        numbers = self.numbers(text) if words is None else self.numbers_of(words)
+        allowed = self.model.prefixes.words(vocabulary.normalise(begun)) if begun else None
+        reader = Predictor(numbers, Want(body.k, allowed), monotonic() + REQUEST_SECONDS)
+        self.engine.submit([reader])
+        return Answer(as_json({"words": self.words(await reader.future)}))
+
+    async def generate(self, body: Generate) -> Stream:
+        """Write on from a text, a word an event."""
+        numbers = self.numbers(body.text)
+        deadline = monotonic() + REQUEST_SECONDS
+        writer = Writer(numbers, body.words, body.sampling, len(self.model.vocabulary), deadline)
+        self.engine.submit([writer])
+        return Stream(self._events(writer, self.model.vocabulary.cut(body.text)))
+
+    async def trace(self, body: Traced) -> Answer:
+        """Return every gate and state at every word of a text."""
+        self._check_size(body)
+        return Answer(await self._call(lambda: self._trace(body)))
+
+    async def edit(self, body: Edited) -> Answer:
+        """Return the next words with edits beside those without."""
+        self._check_size(body)
+        return Answer(await self._call(lambda: self._edit(body)))
+
+    def numbers(self, text: str) -> list[int]:
+        """Turn a text into the numbers that are read for it; an unknown word becomes ``<unk>``."""
+        return self.begun(self.model.numbers(text, unknown=True))
+
+    def numbers_of(self, words: Sequence[str]) -> list[int]:
+        """Turn words into the numbers that are read for them."""
+        return self.begun([number for word in words for number in self.model.numbers(word, unknown=True)])
+
+    def begun(self, numbers: list[int]) -> list[int]:
+        """Put ``<eos>`` before word numbers, where the model knows it; without it one word must be there."""
+        eos = self.model.vocabulary.eos
+        if eos is not None:
+            return [eos, *numbers]
+        if not numbers:
+            raise GlassgateError("the text: is empty: this model needs at least one word to go on from")
+        return numbers
+
+    def words(self, best: Best) -> list[dict[str, Any]]:
+        """Spell the best words, with their probabilities."""
+        spelling = self.model.vocabulary.words
+        return [
+            {"word": spelling[number], "probability": y}
+            for number, y in zip(best[0].tolist(), best[1].tolist(), strict=True)
+        ]
+
+    async def _events(self, writer: Writer, before: Sequence[str]) -> AsyncGenerator[str, None]:
+        write = Detokeniser()
+        for word in before:
+            write(word)
+        try:
+            async for token in writer.tokens():
+                word = self.model.vocabulary.words[token.number]
+                event = {"text": write(word), "word": word, "probability": exp(token.log)}
+                yield as_json(event).decode()
+        except (GlassgateError, LateError):
+            yield RefusedError(503, "the server: could not go on").answer().body.decode()
+            return
+        yield "[DONE]"
+
+    async def _call(self, function: Any) -> bytes:
+        call = Call(function, monotonic() + REQUEST_SECONDS)
+        self.engine.submit([call])
+        result: bytes = await call.future
+        return result
+
+    def _check_size(self, body: Traced) -> None:
+        """Refuse a text whose trace would be beyond bounds, before it takes memory."""
+        config = self.model.config
+        steps = len(self.numbers(body.text))
+        values = steps * config.layers * config.hidden * len(self._gates)
+        if values > MOST_VALUES:
+            raise RefusedError(
+                413, f"text: its trace has {values:,} values: expected at most {MOST_VALUES:,}"
+            )
+
+    def _trace(self, body: Traced) -> bytes:
+        seen = self.model.trace(body.text, [edit.edit for edit in body.edits], unknown=True)
+        layers = []
+        for described in _layers(self.model):
+            traced = seen.layers[described["name"]]
+            values = {name: _packed(getattr(traced, name)[:, 0]) for name in traced.names}
+            layers.append({**described, "values": values})
+        return as_json({"words": seen.words, "layers": layers, "next": _pairs(seen.best(body.k))})
+
+    def _edit(self, body: Edited) -> bytes:
+        edits = [edit.edit for edit in body.edits]
+        after = self.model.trace(body.text, edits, unknown=True)
+        before = self.model.trace(body.text, unknown=True) if edits else after
+        return as_json({"before": _pairs(before.best(body.k)), "after": _pairs(after.best(body.k))})
+
+
+def _packed(values: Any) -> dict[str, Any]:
+    """Pack a matrix as its shape and the base64 of its float32 numbers, little-endian, row by row."""
+    numbers = np.ascontiguousarray(values, "<f4")
+    return {"shape": list(numbers.shape), "float32": b64encode(numbers.tobytes()).decode()}
+
+
+def _pairs(words: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"word": word, "probability": probability} for word, probability in words]
+
+
+def _layers(model: Model) -> list[dict[str, Any]]:
+    config = model.config
+    reset = config.reset if config.cell == "gru" else None
+    return [
+        {"name": name, "cell": config.cell, "reset": reset, "units": target.units}
+        for name, target in model.network.targets.items()
+    ]
+
+
+def _about(model: Model, folder: Path, name: str) -> dict[str, Any]:
+    """Gather what /model tells."""
+    config, vocabulary = model.config, model.vocabulary
+    counted = count_folder(folder)
+    return {
+        "name": name,
+        "summary": counted.network.describe(),
+        "figures": _figures(_side_file(folder / CARD)),
+        "config": json.loads(config.to_json()),
+        "count": counted.as_dict(),
+        "layers": _layers(model),
+        "gates": list(NAMES[config.cell]),
+        "vocabulary": len(vocabulary),
+        "unknown": vocabulary.unk is not None,
+        "eos": vocabulary.eos is not None,
+        "training": _course(_side_file(folder / METRICS)),
+        "limits": {"body": LARGEST_BODY, "text": LONGEST_TEXT, "edits": MOST_EDITS, "values": MOST_VALUES},
+        "version": __version__,
+    }
+
+
+def _side_file(path: Path) -> str:
+    """Read a file that a model may do without."""
+    try:
+        if path.stat().st_size <= LARGEST_SIDE_FILE:
+            return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        pass
+    return ""
+
+
+def _figures(card: str) -> list[dict[str, str]]:
+    """Find the card's table of what was measured."""
+    section = card.partition("\n## Measured\n")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ", 1) for line in section.splitlines() if line.startswith("| ")]
+    return [{"name": row[0], "value": row[1]} for row in rows if len(row) == 2 and row[0]]
+
+
+def _course(lines: str) -> list[dict[str, Any]]:
+    """Read metrics.jsonl: an object a line; what is no number that JSON knows becomes null."""
+    course = []
+    for line in lines.splitlines():
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            course.append(
+                {
+                    str(key): value
+                    for key, value in row.items()
+                    if isinstance(value, str | int) or (isinstance(value, float) and isfinite(value))
+                }
+            )
+    return course

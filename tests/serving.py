@@ -1,0 +1,108 @@
+"""A model folder drawn at random, and a server for it in a thread of this process."""
+
+import http.client
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from by_hand import drawn_weights
+from glassgate.folder.config import ModelConfig
+from glassgate.folder.vocabulary import Vocabulary
+from glassgate.folder.weights import save_weights
+from glassgate.server import Server
+
+WORDS = "the then there gate gates opens open closes a an and door baker bakes loaf of in , . ' \" ("
+WAIT = 30  # seconds; nothing here takes as long
+
+
+class Reply(NamedTuple):
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> str:
+        """The one clear line of a refusal."""
+        found = self.json["error"]
+        assert set(found) == {"message", "type", "param", "code"}
+        line: str = found["message"]
+        assert "\n" not in line
+        assert "Traceback" not in line
+        return line
+
+
+def write_folder(folder: Path, cell: str = "lstm", closed: bool = False, **sizes: Any) -> Path:
+    """Write a model folder: two layers, <unk> and <eos>; or closed, without both."""
+    vocabulary = Vocabulary.build([WORDS], tokens="words", closed=closed, eos=not closed)
+    eos = "none" if closed else "line"
+    given: dict[str, Any] = {"embedding": 5, "hidden": 7, "layers": 2, "tied": False, **sizes}
+    config = ModelConfig(cell=cell, vocabulary=len(vocabulary), eos=eos, **given)  # type: ignore[arg-type]
+    folder.mkdir()
+    weights = {name: values.astype(np.float32) for name, values in drawn_weights(config, 5).items()}
+    (folder / "config.json").write_text(config.to_json())
+    vocabulary.save(folder / "tokenizer.json")
+    save_weights(folder / "model.safetensors", weights)
+    return folder
+
+
+class Client:
+    """Sends requests to one server, each over a connection of its own."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.host = server.url.removeprefix("http://")
+
+    def send(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Reply:
+        """Send a request; a header named with None's name is as given."""
+        connection = http.client.HTTPConnection(self.host, timeout=WAIT)
+        try:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, body, named)
+            answer = connection.getresponse()
+            content = answer.read()
+            return Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, content)
+        finally:
+            connection.close()
+
+    def get(self, path: str, **headers: str) -> Reply:
+        return self.send("GET", path, **headers)
+
+    def post(self, path: str, body: Any, **headers: str) -> Reply:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.send("POST", path, content, **{"Content-Type": "application/json", **headers})
+
+    def events(self, path: str, body: Any) -> list[Any]:
+        """Return the data of server-sent events; the last must be [DONE]."""
+        reply = self.post(path, body)
+        assert reply.status == 200, reply.body
+        assert reply.headers["content-type"].startswith("text/event-stream")
+        data = [part.removeprefix("data: ") for part in reply.body.decode().split("\n\n") if part]
+        assert data[-1] == "[DONE]"
+        return [json.loads(one) for one in data[:-1]]
+
+
+@contextmanager
+def serving(folder: Path, **options: Any) -> Iterator[Client]:
+    """Run a server until the block ends."""
+    server = Server(folder, port=0, **options)
+    up = Event()
+    thread = Thread(target=server.run, args=(lambda _: up.set(),))
+    thread.start()
+    try:
+        assert up.wait(WAIT)
+        yield Client(server)
+    finally:
+        server.stop()
+        thread.join(WAIT)
+        assert not thread.is_alive()
