@@ -212,3 +212,21 @@ def test_without_bias_there_is_none_anywhere() -> None:
 def test_cutoffs_that_do_not_rise_are_refused(cutoffs: list[int]) -> None:
     with pytest.raises(GlassgateError, match=r"^cutoffs: must rise from above 0 to below 50, got \["):
         AdaptiveSoftmax(8, 50, cutoffs)
+
+
+@pytest.mark.parametrize("cutoffs", [(), (3,), (2, 5, 9)])
+def test_an_output_starts_at_the_frequencies(cutoffs: tuple[int, ...]) -> None:
+    counts = torch.tensor([40, 30, 20, 9, 9, 5, 3, 1, 0, 0, 0, 0])
+    output = AdaptiveSoftmax(4, 12, cutoffs) if cutoffs else FullSoftmax(4, 12)
+    output.start_at(counts)
+    expected = (counts + 1).double() / (counts + 1).sum()
+    found = output.log_probabilities(torch.zeros(2, 4)).exp()
+    # A few roundings of logs below 5 in float32, and of their exponentials.
+    torch.testing.assert_close(found.double(), expected.expand(2, 12), rtol=2e-6, atol=0)
+
+
+def test_frequencies_must_fit() -> None:
+    with pytest.raises(GlassgateError, match=r"^start_at: needs a bias .* got no bias$"):
+        FullSoftmax(4, 12, bias=False).start_at(torch.ones(12))
+    with pytest.raises(GlassgateError, match=r"^start_at: .* got \[11\] for 12 words$"):
+        FullSoftmax(4, 12).start_at(torch.ones(11))

@@ -23,7 +23,7 @@ from glassgate.folder.files import reporting_disk_errors, write_atomically
 from glassgate.folder.weights import load_weights, save_weights
 from glassgate.language import averaging
 from glassgate.language.checkpoint import Progress, load_checkpoint, save_checkpoint
-from glassgate.language.corpus import Corpus, TokenArray
+from glassgate.language.corpus import Corpus, TokenArray, count_words
 from glassgate.language.held_out import perplexity
 from glassgate.language.model import NextWordModel
 from glassgate.language.optimizer import AdamW
@@ -82,6 +82,9 @@ class Trainer:
         torch.manual_seed(options.seed)
         plan = self.plan
         self.model = NextWordModel(plan.config, plan.weight_drop)
+        if plan.config.bias:
+            counts = count_words(corpus.train, plan.config.vocabulary)
+            self.model.output.start_at(torch.from_numpy(counts))
         self.streams = Streams(corpus.train, plan.batch, plan.unroll, options.seed, plan.random_unroll)
         self.optimizer = _optimizer(self.model, options.weight_decay)
         self.average = averaging.Average(self.model)

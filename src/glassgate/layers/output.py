@@ -80,6 +80,43 @@ class _Output(nn.Module):
         clusters = (None, None) if self.clusters is None else (self.clusters.weight, self.clusters.bias)
         return fused_loss(h, self.weight, self.bias, targets, self.layout, reduction == "mean", *clusters)
 
+    def start_at(self, counts: Tensor) -> None:
+        """Set c so that words have their frequencies in a text where V h is 0, as in a new network.
+
+        c = log p, p = (count + 1) / sum of (count + 1); in an adaptive softmax c of a cluster is the log of
+        its words' share, and c within it the log of a word's share in the cluster. Training need not learn
+        then which words are frequent.
+
+        Parameters
+        ----------
+        counts : Tensor of int [words]
+            How often each word stands in the text.
+
+        Raises
+        ------
+        GlassgateError
+            There is no c, or not one count for each word.
+
+        Examples
+        --------
+        >>> output = FullSoftmax(4, 3)
+        >>> output.start_at(torch.tensor([5, 1, 0]))
+        >>> output.bias.exp()
+        tensor([0.6667, 0.2222, 0.1111], grad_fn=<ExpBackward0>)
+        """
+        if self.bias is None or counts.shape != self.bias.shape:
+            came = "no bias" if self.bias is None else f"{list(counts.shape)} for {len(self.bias)} words"
+            raise GlassgateError(f"start_at: needs a bias and a count for each word, got {came}")
+        bounds, logs = self.layout.bounds, (counts.double() + 1).log()
+        shares = [part.logsumexp(0) for part in torch.split(logs, [b - a for a, b in pairwise(bounds)])]
+        with torch.no_grad():
+            for (start, stop), share in zip(pairwise(bounds), shares, strict=True):
+                self.bias[start:stop] = logs[start:stop] - (
+                    share if start else torch.stack(shares).logsumexp(0)
+                )
+            if self.clusters is not None:
+                self.clusters.bias.copy_(torch.stack(shares[1:]) - torch.stack(shares).logsumexp(0))
+
     def _losses(self, h: Tensor, targets: Tensor) -> Tensor:
         raise NotImplementedError
 
