@@ -17,7 +17,7 @@ __all__ = ["FORMATS", "INK", "colormap", "new_figure", "save", "word_axis"]
 FORMATS = ("png", "svg", "pdf")
 INK = ("#2c6a8c", "#aa1e2d", "#3ca878", "#8a6d1f", "#5b3f8c", "#777777")  # lines, bars and points
 DPI = 300
-LARGEST = 100.0  # inches; beyond, a picture has more pixels than programs open
+LARGEST = 50.0  # inches; beyond, a picture has more pixels than programs open
 
 
 def new_figure(width: float, height: float) -> "Figure":
