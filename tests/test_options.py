@@ -137,7 +137,7 @@ def test_what_is_given_stays() -> None:
     [(1_000, 99, 0.0), (1_000, 100, 0.5), (1_999_999, 512, 0.5), (2_000_000, 512, 0.2), (2_000_000, 99, 0.0)],
 )
 def test_dropout_follows_text_and_size(tokens: int, hidden: int, dropout: float) -> None:
-    assert Plan.make(TrainOptions(hidden=hidden), corpus(tokens)).config.dropout == dropout
+    assert Plan.make(TrainOptions(recipe="quick", hidden=hidden), corpus(tokens)).config.dropout == dropout
 
 
 @pytest.mark.parametrize(

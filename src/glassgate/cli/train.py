@@ -20,14 +20,20 @@ def command(
     test: Annotated[
         list[Path] | None, typer.Option(help="Test text; else a part of TEXT, if --valid is too.")
     ] = None,
+    recipe: Annotated[
+        Literal["auto", "quick", "quality"] | None,
+        typer.Option(help="Sizes and regularisation; auto: by text and budget.  [auto]"),
+    ] = None,
     cell: Annotated[Literal["lstm", "gru"] | None, typer.Option(help="The recurrent cell.  [lstm]")] = None,
     reset: Annotated[
         Literal["before", "after"] | None,
         typer.Option(help="GRU: reset before the product (the notes) or after (torch).  [before]"),
     ] = None,
-    hidden: Annotated[int | None, typer.Option(help="Hidden size.  [512]")] = None,
-    layers: Annotated[int | None, typer.Option(help="Layers.  [1]")] = None,
-    embedding: Annotated[int | None, typer.Option(help="Width of the word embedding.  [256]")] = None,
+    hidden: Annotated[int | None, typer.Option(help="Hidden size.  [by recipe, 512]")] = None,
+    layers: Annotated[int | None, typer.Option(help="Layers.  [by recipe, 1]")] = None,
+    embedding: Annotated[
+        int | None, typer.Option(help="Width of the word embedding.  [by recipe, 256]")
+    ] = None,
     bias: Annotated[bool | None, typer.Option("--bias/--no-bias", help="Biases.  [bias]")] = None,
     tied: Annotated[
         bool | None, typer.Option("--tied/--untied", help="Whether V is the embedding.  [tied]")
@@ -36,7 +42,25 @@ def command(
         Literal["auto", "full", "adaptive"] | None,
         typer.Option(help="The softmax; auto: adaptive from 10,000 words on.  [auto]"),
     ] = None,
-    dropout: Annotated[float | None, typer.Option(help="Share dropped in training.  [by text size]")] = None,
+    dropout: Annotated[
+        float | None, typer.Option(help="Share of x and h dropped in training.  [by recipe and text size]")
+    ] = None,
+    weight_drop: Annotated[
+        float | None, typer.Option(help="Share of the recurrent weights dropped in training.  [by recipe]")
+    ] = None,
+    activation_penalty: Annotated[
+        float | None, typer.Option(help="AR: on the squares of h.  [by recipe]")
+    ] = None,
+    slowness_penalty: Annotated[
+        float | None, typer.Option(help="TAR: on the squares of the changes of h.  [by recipe]")
+    ] = None,
+    average: Annotated[
+        float | None, typer.Option(help="Share of the budget whose weights are averaged.  [by recipe]")
+    ] = None,
+    random_unroll: Annotated[
+        bool | None,
+        typer.Option("--random-unroll/--fixed-unroll", help="Whether the unroll length varies.  [by recipe]"),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Budget: times through the text.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget: minutes.  [10, at most 30 epochs]")] = None,
     batch: Annotated[int | None, typer.Option(help="Parallel streams.  [by text size, 8 to 80]")] = None,

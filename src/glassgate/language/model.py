@@ -38,11 +38,13 @@ class NextWordModel(nn.Module):
     ----------
     config
         Sizes and forms.
+    weight_drop
+        In training: the share of the recurrent weights that is dropped, one mask a call.
 
     References
     ----------
     The notes, section 2; the forget gate's bias: Gers et al. 2000; tied weights: Press and Wolf 2017;
-    one mask a sequence: Gal and Ghahramani 2016.
+    one mask a sequence: Gal and Ghahramani 2016; dropped weights: Merity et al. 2018.
 
     Examples
     --------
@@ -52,7 +54,7 @@ class NextWordModel(nn.Module):
     4400
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, weight_drop: float = 0.0) -> None:
         super().__init__()
         self.config = config
         self.embedding = Embedding(config.vocabulary, config.embedding)
@@ -61,9 +63,10 @@ class NextWordModel(nn.Module):
         sizes = (config.embedding, config.hidden, config.layers, config.bias)
         self.rnn: LSTM | GRU
         if config.cell == "lstm":
-            self.rnn = LSTM(*sizes, dropout=between, forget_bias=1.0 if config.bias else None)
+            forget_bias = 1.0 if config.bias else None
+            self.rnn = LSTM(*sizes, dropout=between, forget_bias=forget_bias, weight_drop=weight_drop)
         else:
-            self.rnn = GRU(*sizes, dropout=between, reset=config.reset)
+            self.rnn = GRU(*sizes, dropout=between, reset=config.reset, weight_drop=weight_drop)
         narrower = config.tied and config.embedding != config.hidden
         self.projection = nn.Linear(config.hidden, config.embedding, bias=False) if narrower else None
         self.output: FullSoftmax | AdaptiveSoftmax
@@ -89,12 +92,17 @@ class NextWordModel(nn.Module):
         tuple of Tensor [T, N, width] and State
             What V multiplies at each step, and the state after the last.
         """
+        h, last = self._run(words, state)
+        return self._project(self._drop(h)), last
+
+    def _run(self, words: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return the last layer's hidden states [T, N, hidden], and the state after the last step."""
         x = self._drop(self.embedding(words))
         h, last = self.rnn(x, state if self.config.cell == "lstm" else state[0])
-        h = self._drop(h)
-        if self.projection is not None:
-            h = self.projection(h)
         return h, last if isinstance(last, tuple) else (last,)
+
+    def _project(self, h: Tensor) -> Tensor:
+        return h if self.projection is None else self.projection(h)
 
     def _drop(self, x: Tensor) -> Tensor:
         """Drop the same units of a sequence at all its steps: [T, N, width]."""
@@ -113,6 +121,44 @@ class NextWordModel(nn.Module):
         """
         h, state = self(words, state)
         return self.output.loss(h.flatten(0, 1), targets.flatten(), reduction), state
+
+    def training_loss(
+        self, words: Tensor, targets: Tensor, state: State, activation: float = 0.0, slowness: float = 0.0
+    ) -> tuple[Tensor, Tensor, State]:
+        r"""Return the mean loss, what regularises it, and the last state.
+
+        .. code-block:: text
+
+            AR   activation x mean (m h_t)^2            m: the mask that drops h_t
+            TAR  slowness x mean (h_t - h_{t-1})^2      not dropped
+
+        Parameters
+        ----------
+        words, targets : Tensor [T, N]
+            Word numbers, and those that follow them.
+        state
+            As for `forward`.
+        activation, slowness
+            AR's alpha and TAR's beta.
+
+        Returns
+        -------
+        tuple of Tensor, Tensor and State
+            -log y_t[target] in nats, the sum of AR and TAR, the state after the last step.
+
+        References
+        ----------
+        Merity, McCann and Socher 2017, arXiv:1708.01009.
+        """
+        h, last = self._run(words, state)
+        dropped = self._drop(h)
+        penalty = h.new_zeros(())
+        if activation:
+            penalty = penalty + activation * dropped.square().mean()
+        if slowness and len(h) > 1:
+            penalty = penalty + slowness * (h[1:] - h[:-1]).square().mean()
+        loss = self.output.loss(self._project(dropped).flatten(0, 1), targets.flatten(), "mean")
+        return loss, penalty, last
 
     def initial_state(self, batch: int) -> State:
         """Return the state before the first word: zeros, for ``batch`` sequences."""

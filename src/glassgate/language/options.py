@@ -1,7 +1,7 @@
 """What a training can be told, with its defaults and bounds."""
 
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite, prod
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -9,6 +9,7 @@ from glassgate.errors import GlassgateError
 from glassgate.folder.config import Cell, Eos, ModelConfig, Output, Reset
 from glassgate.folder.vocabulary import Tokens
 from glassgate.language.corpus import Corpus, TextOptions, count_words
+from glassgate.language.recipes import RECIPES, Recipe, RecipeChoice, choose_recipe
 from glassgate.layers.cutoffs import choose_cutoffs
 
 __all__ = ["Plan", "TrainOptions"]
@@ -17,9 +18,17 @@ DEFAULT_MINUTES = 10.0
 MOST_EPOCHS = 30  # where time alone is given, a small text would be learned by heart
 LARGE_VOCABULARY = 10_000  # words from which on `auto` takes the adaptive softmax
 LARGE_BATCH = 80
+SMALL = 100  # hidden size below which nothing is regularised
 STEPS_PER_EPOCH = 200  # at least so many, as far as the batch can shrink
 OutputChoice: TypeAlias = Literal["auto", "full", "adaptive"]
-CHOICES = {"cell": Cell, "reset": Reset, "output": OutputChoice, "tokens": Tokens, "eos": Eos}
+CHOICES = {
+    "recipe": RecipeChoice,
+    "cell": Cell,
+    "reset": Reset,
+    "output": OutputChoice,
+    "tokens": Tokens,
+    "eos": Eos,
+}
 MOST_THREADS = 1024  # so many the operating system gives; without them the process would end at once
 BYTES = 16  # that a weight takes in training: itself, its gradient and two moments, in float32
 LEARNING_RATE = 5e-3  # at a batch of 80 streams; a smaller one follows the square root
@@ -38,15 +47,21 @@ class TrainOptions:
     glassgate.errors.GlassgateError: --hidden: must be at least 1, got -3
     """
 
+    recipe: RecipeChoice = "auto"
     cell: Cell = "lstm"
     reset: Reset = "before"
-    hidden: int = 512
-    layers: int = 1
-    embedding: int = 256
+    hidden: int | None = None
+    layers: int | None = None
+    embedding: int | None = None
     bias: bool = True
     tied: bool = True
     output: OutputChoice = "auto"
     dropout: float | None = None
+    weight_drop: float | None = None
+    activation_penalty: float | None = None
+    slowness_penalty: float | None = None
+    average: float | None = None
+    random_unroll: bool | None = None
     epochs: int | None = None
     minutes: float | None = None
     batch: int | None = None
@@ -77,10 +92,16 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and not (isfinite(value) and value > 0):
                 raise GlassgateError(f"--{name.replace('_', '-')}: must be above 0, got {value}")
-        if not (isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise GlassgateError(f"--weight-decay: must be at least 0, got {self.weight_decay}")
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise GlassgateError(f"--dropout: must be at least 0 and below 1, got {self.dropout}")
+        for name in ("weight_decay", "activation_penalty", "slowness_penalty"):
+            value = getattr(self, name)
+            if value is not None and not (isfinite(value) and value >= 0):
+                raise GlassgateError(f"--{name.replace('_', '-')}: must be at least 0, got {value}")
+        for name in ("dropout", "weight_drop", "average"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise GlassgateError(
+                    f"--{name.replace('_', '-')}: must be at least 0 and below 1, got {value}"
+                )
         if not 0 <= self.seed < 2**31:
             raise GlassgateError(f"--seed: must be at least 0 and below 2^31, got {self.seed}")
         self.text  # noqa: B018  # checks the options of the text as well
@@ -112,16 +133,25 @@ class Plan:
 
     The rules, each used where the option is not given:
 
+    - recipe: ``quality`` where the budget lets the text be read 12 times or more, as `choose_recipe`
+      estimates it, else ``quick``; it gives the sizes and the regularisation (`Recipe`);
     - batch: 80 streams, or fewer so that an epoch has 200 steps; at least 8 as long as the text
       suffices;
     - learning rate: 0.005 x sqrt(batch / 80), the peak of the one-cycle schedule;
-    - dropout: 0.2 from two million tokens on, else 0.5; 0 for a hidden size below 100;
+    - dropout, where the recipe leaves it open: 0.2 from two million tokens on, else 0.5; in any case 0
+      for a hidden size below 100, and so are the other regularisers;
     - output: adaptive from 10,000 words on, with cutoffs that `choose_cutoffs` finds in the counts of
       the training text;
     - budget: 10 minutes; and at most 30 epochs where only time is given.
     """
 
+    recipe: str
     config: ModelConfig
+    weight_drop: float
+    activation_penalty: float
+    slowness_penalty: float
+    average: float
+    random_unroll: bool
     batch: int
     unroll: int
     learning_rate: float
@@ -153,25 +183,30 @@ class Plan:
                 f"the text: is shorter than one batch: {batch} streams need at least {2 * batch:,} tokens "
                 f"to train on, got {tokens:,}"
             )
+        timed = options.minutes is not None or options.epochs is None
+        minutes = options.minutes or DEFAULT_MINUTES if timed else None
+        chosen: str = options.recipe
+        if chosen == "auto":
+            chosen = choose_recipe(tokens, options.epochs or MOST_EPOCHS, minutes)
+        recipe = _followed(options, chosen)
         words = len(corpus.vocabulary)
         output: Output = "adaptive" if words >= LARGE_VOCABULARY else "full"
         if options.output != "auto":
             output = options.output
         cutoffs: tuple[int, ...] = ()
         if output == "adaptive":
-            width = options.embedding if options.tied else options.hidden
+            width = recipe.embedding if options.tied else recipe.hidden
             cutoffs = choose_cutoffs(count_words(corpus.train, words), width, batch * options.unroll)
-        dropout = options.dropout
+        dropout = recipe.dropout
         if dropout is None:
-            dropout = 0.0 if options.hidden < 100 else 0.2 if tokens >= 2_000_000 else 0.5
-        timed = options.minutes is not None or options.epochs is None
+            dropout = 0.2 if tokens >= 2_000_000 else 0.5
         config = ModelConfig(
             cell=options.cell,
             reset=options.reset,
             vocabulary=words,
-            embedding=options.embedding,
-            hidden=options.hidden,
-            layers=options.layers,
+            embedding=recipe.embedding,
+            hidden=recipe.hidden,
+            layers=recipe.layers,
             bias=options.bias,
             tied=options.tied,
             output=output,
@@ -182,12 +217,18 @@ class Plan:
         _check_memory(config)
         length = (tokens - 1) // batch
         return cls(
+            recipe=chosen,
             config=config,
+            weight_drop=recipe.weight_drop,
+            activation_penalty=recipe.activation_penalty,
+            slowness_penalty=recipe.slowness_penalty,
+            average=recipe.average,
+            random_unroll=recipe.random_unroll,
             batch=batch,
             unroll=options.unroll,
             learning_rate=options.learning_rate or LEARNING_RATE * (batch / LARGE_BATCH) ** 0.5,
             epochs=options.epochs or MOST_EPOCHS,
-            seconds=60 * (options.minutes or DEFAULT_MINUTES) if timed else None,
+            seconds=None if minutes is None else 60 * minutes,
             steps_per_epoch=-(-length // options.unroll),
         )
 
@@ -211,6 +252,17 @@ class Plan:
         """Return the share of the budget that is spent: of the steps or of the time, the larger."""
         spent = step / self.steps
         return min(1.0, spent if self.seconds is None else max(spent, seconds / self.seconds))
+
+
+def _followed(options: TrainOptions, name: str) -> Recipe:
+    """Return a recipe with what the options say in its place."""
+    recipe = RECIPES[name]
+    if (options.hidden or recipe.hidden) < SMALL:
+        recipe = Recipe(
+            dropout=0.0
+        )  # what can hardly learn its text needs nothing against learning it by heart
+    said = {field.name: getattr(options, field.name) for field in fields(Recipe)}
+    return replace(recipe, **{name: value for name, value in said.items() if value is not None})
 
 
 def _check_memory(config: ModelConfig) -> None:

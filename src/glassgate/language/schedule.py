@@ -56,6 +56,9 @@ class Streams:
         N and T.
     seed
         Of the training.
+    random
+        Whether the pieces' borders move, each by up to a quarter of T to either side: the steps stay as
+        many, and a word does not stand at the same distance from a border in each epoch.
 
     Examples
     --------
@@ -67,10 +70,11 @@ class Streams:
     True
     """
 
-    def __init__(self, tokens: TokenArray, batch: int, unroll: int, seed: int) -> None:
+    def __init__(self, tokens: TokenArray, batch: int, unroll: int, seed: int, random: bool = False) -> None:
         self.tokens = tokens
         self.unroll = unroll
         self.seed = seed
+        self.random = random
         self.length = (len(tokens) - 1) // batch
         self.starts = np.arange(batch, dtype=np.int64) * self.length
 
@@ -81,8 +85,18 @@ class Streams:
         """Return the words [T, N] of a step, counted from 0, and the words that follow them."""
         epoch, position = divmod(step, len(self))
         offset = int(np.random.default_rng((self.seed, epoch)).integers(len(self.tokens)))
-        first = position * self.unroll
-        steps = np.arange(first, min(first + self.unroll, self.length) + 1, dtype=np.int64)
+        first, last = self._border(epoch, position), self._border(epoch, position + 1)
+        steps = np.arange(first, last + 1, dtype=np.int64)
         places = (offset + steps[:, None] + self.starts) % len(self.tokens)
         words = torch.from_numpy(self.tokens[places].astype(np.int64))
         return words[:-1], words[1:]
+
+    def _border(self, epoch: int, position: int) -> int:
+        """Return where a piece begins; the first begins and the last ends with the streams."""
+        if not 0 < position < len(self):
+            return min(position * self.unroll, self.length)
+        if not self.random:
+            return position * self.unroll
+        most = self.unroll // 4
+        moved = int(np.random.default_rng((self.seed, epoch, position)).integers(-most, most + 1))
+        return min(position * self.unroll + moved, self.length - 1)

@@ -21,6 +21,7 @@ from glassgate.folder import model as files
 from glassgate.folder.card import write_card
 from glassgate.folder.files import reporting_disk_errors, write_atomically
 from glassgate.folder.weights import load_weights, save_weights
+from glassgate.language import averaging
 from glassgate.language.checkpoint import Progress, load_checkpoint, save_checkpoint
 from glassgate.language.corpus import Corpus, TokenArray
 from glassgate.language.held_out import perplexity
@@ -79,13 +80,17 @@ class Trainer:
         self.metrics = out / files.METRICS
         self.plan = Plan.make(options, corpus)
         torch.manual_seed(options.seed)
-        self.model = NextWordModel(self.plan.config)
-        self.streams = Streams(corpus.train, self.plan.batch, self.plan.unroll, options.seed)
+        plan = self.plan
+        self.model = NextWordModel(plan.config, plan.weight_drop)
+        self.streams = Streams(corpus.train, plan.batch, plan.unroll, options.seed, plan.random_unroll)
         self.optimizer = _optimizer(self.model, options.weight_decay)
+        self.average = averaging.Average(self.model)
         self.state = self.model.initial_state(self.plan.batch)
         self.progress = Progress()
         if self.checkpoint.exists():
-            self.state, self.progress = load_checkpoint(self.checkpoint, self.model, self.optimizer)
+            self.state, self.progress = load_checkpoint(
+                self.checkpoint, self.model, self.optimizer, self.average
+            )
         self.display = ProgressDisplay(console, "training")
         self.ticked = self.saved = 0.0
 
@@ -99,6 +104,7 @@ class Trainer:
             while self._spent() < 1 and not stop.is_set():
                 rate = self._rate()
                 self.step(rate)
+                self._average()
                 if self.progress.step % self.plan.log_every == 0:
                     self._log_training(rate)
                 if self.progress.step % self.plan.validate_every == 0:
@@ -128,9 +134,13 @@ class Trainer:
             self.state = self.model.initial_state(self.plan.batch)
         words, targets = self.streams.read(progress.step)
         self.model.train()
-        loss, state = self.model.loss(words, targets, self.state, "mean")
-        loss.backward()  # type: ignore[no-untyped-call]
+        plan = self.plan
+        loss, penalty, state = self.model.training_loss(
+            words, targets, self.state, plan.activation_penalty, plan.slowness_penalty
+        )
+        (loss + penalty).backward()  # type: ignore[no-untyped-call]
         value = float(loss.detach())
+        rate *= len(words) / plan.unroll if plan.random_unroll else 1
         if not value < LARGEST_LOSS or not isfinite(self.optimizer.step(rate, self.options.clip)):
             raise self._diverged()
         self.state = tuple(part.detach() for part in state)
@@ -138,6 +148,12 @@ class Trainer:
         progress.loss += value * targets.numel()
         progress.tokens += targets.numel()
         progress.row_seconds += time.monotonic() - started
+
+    def _average(self) -> None:
+        """Take the weights into their average, should the training have come to its last part."""
+        if self.progress.step % averaging.EVERY == 0 and self._spent() > 1 - self.plan.average:
+            self.optimizer.catch_up()
+            self.average.add()
 
     def _rate(self) -> float:
         return self.plan.learning_rate * one_cycle(self._spent())
@@ -167,26 +183,35 @@ class Trainer:
         progress = self.progress
         self.model.eval()
         self.optimizer.catch_up()
-        value = self._measure(self.corpus.valid[:VALIDATED])
-        if not isfinite(value):
-            raise self._diverged()
+        value = self._compare()
+        if self.average.count:
+            with self.average.in_place():
+                value = min(value, self._compare())
         self._spent()
         progress.validated = progress.step
         self._append({"valid_perplexity": value})
-        if progress.best is None or value < progress.best:
-            progress.best, progress.best_step = value, progress.step
-            save_weights(self.out / files.WEIGHTS, self.model.arrays())
-            self._write_card({})
         if not self.console.is_terminal or self.plan.validate_every >= 500:
             self.display.say(
                 f"step {progress.step:,}, epoch {self._epoch():.1f}: validation perplexity {value:,.1f}"
             )
 
+    def _compare(self) -> float:
+        """Return the validation perplexity of the weights, which are kept if they are the best so far."""
+        progress = self.progress
+        value = self._measure(self.corpus.valid[:VALIDATED])
+        if not isfinite(value):
+            raise self._diverged()
+        if progress.best is None or value < progress.best:
+            progress.best, progress.best_step = value, progress.step
+            save_weights(self.out / files.WEIGHTS, self.model.arrays())
+            self._write_card({})
+        return value
+
     def _save(self) -> None:
         with reporting_disk_errors(self.metrics), self.metrics.open("ab") as file:
             os.fsync(file.fileno())
             self.progress.metrics_bytes = file.tell()
-        save_checkpoint(self.checkpoint, self.model, self.optimizer, self.state, self.progress)
+        save_checkpoint(self.checkpoint, self.model, self.optimizer, self.average, self.state, self.progress)
         self.saved = time.monotonic()
 
     def _write_card(self, figures: dict[str, float]) -> None:
@@ -206,7 +231,9 @@ class Trainer:
             "batch and unroll": f"{plan.batch} streams, {plan.unroll} words",
             "optimiser": f"AdamW, weight decay {options.weight_decay:g}, gradient norm <= {options.clip:g}",
             "learning rate": f"one cycle, up to {plan.learning_rate:.2g}",
-            "dropout": f"{plan.config.dropout:g}",
+            "recipe": plan.recipe,
+            "dropout": f"{plan.config.dropout:g}; of recurrent weights {plan.weight_drop:g}",
+            "AR and TAR": f"{plan.activation_penalty:g} and {plan.slowness_penalty:g}",
             "seed": str(options.seed),
         }
         weights = sum(parameter.numel() for parameter in self.model.parameters())
@@ -257,7 +284,7 @@ class Trainer:
         self.display.say(
             f"{resumed}{config.cell.upper()} {config.layers} x {config.hidden}, embedding {config.embedding}"
             f"{' (tied)' if config.tied else ''}, {config.output} softmax\n"
-            f"{weights:,} weights with the embedding; "
+            f"{weights:,} weights with the embedding; recipe {plan.recipe}: "
             f"{plan.batch} streams of {plan.unroll} words a step, dropout {config.dropout:g}, for "
             f"{' or '.join(ends)}{', what comes first' if len(ends) > 1 else ''}"
         )

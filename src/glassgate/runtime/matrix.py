@@ -51,7 +51,7 @@ class Matrix:
         return Matrix(Stored(values[start:stop], None if scales is None else scales[start:stop]))
 
     def rows(self, numbers: npt.NDArray[np.integer[Any]]) -> Array:
-        """Return rows by their numbers, of any shape: ``[*numbers.shape, width]``."""
+        """Return rows by their numbers: an array of any shape gives one more axis, of the width."""
         values, scales = self.stored
         if self.form < 2:
             found: Array = values[numbers]

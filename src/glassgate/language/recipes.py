@@ -1,0 +1,106 @@
+"""Named sets of numbers that belong together, and the rule that chooses among them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+__all__ = ["RECIPES", "Recipe", "RecipeChoice", "choose_recipe", "expected_epochs"]
+
+RecipeChoice: TypeAlias = Literal["auto", "quick", "quality"]
+WORDS_PER_MINUTE = 600_000  # that `quick` trains on in a minute on two cores, measured at 33,278 words
+LONG = 12  # epochs from which on a model begins to learn its text by heart, and more regularisation pays
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a training does where its options say nothing.
+
+    Attributes
+    ----------
+    hidden, layers, embedding
+        Sizes. V is the embedding (Press and Wolf 2017, arXiv:1608.05859); where the hidden size is another,
+        h is projected down to it first.
+    dropout
+        Share of x and of the last h that is dropped, one mask for all steps of a sequence (Gal and
+        Ghahramani 2016, arXiv:1512.05287). None: by the size of the text, see `Plan`.
+    weight_drop
+        Share of the recurrent weights that is dropped, one mask for a whole step of training (DropConnect
+        on the hidden weights: Merity et al. 2018, arXiv:1708.02182, section 3).
+    activation_penalty, slowness_penalty
+        AR and TAR: how strongly the squares of the last h, as dropped, and of its change from step to step,
+        undropped, are added to the loss (Merity et al. 2017, arXiv:1708.01009).
+    average
+        Share of the budget, counted from its end, over which the weights are averaged (Polyak and Juditsky
+        1992). The average is the model if it validates better than the weights themselves.
+    random_unroll
+        Whether the unroll length varies, and the learning rate with it (after Merity et al. 2018, 4.1).
+    """
+
+    hidden: int = 512
+    layers: int = 1
+    embedding: int = 256
+    dropout: float | None = None
+    weight_drop: float = 0.0
+    activation_penalty: float = 0.0
+    slowness_penalty: float = 0.0
+    average: float = 0.0
+    random_unroll: bool = False
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "quick": Recipe(),
+    "quality": Recipe(
+        hidden=650,
+        dropout=0.4,
+        weight_drop=0.2,
+        activation_penalty=2.0,
+        slowness_penalty=1.0,
+        random_unroll=True,
+    ),
+}
+"""By name. The rows of docs/experiments.md say why."""
+
+
+def expected_epochs(tokens: int, epochs: int | None, minutes: float | None) -> float:
+    """Return about how often a training will read its text.
+
+    Parameters
+    ----------
+    tokens
+        The length of the training text.
+    epochs, minutes
+        The budget; where both are given the smaller one counts.
+
+    Returns
+    -------
+    float
+        By minutes: as `quick` would on two cores.
+
+    Examples
+    --------
+    >>> expected_epochs(2_000_000, None, 15)
+    4.5
+    """
+    by_time = minutes * WORDS_PER_MINUTE / tokens if minutes is not None else float("inf")
+    return min(by_time, float("inf") if epochs is None else epochs)
+
+
+def choose_recipe(tokens: int, epochs: int | None, minutes: float | None) -> str:
+    """Choose a recipe: ``quality`` where a text is read 12 times or more, else ``quick``.
+
+    Parameters
+    ----------
+    tokens, epochs, minutes
+        As for `expected_epochs`.
+
+    Returns
+    -------
+    str
+        A name in `RECIPES`.
+
+    Examples
+    --------
+    >>> choose_recipe(2_000_000, None, 15), choose_recipe(2_000_000, None, 60)
+    ('quick', 'quality')
+    """
+    return "quality" if expected_epochs(tokens, epochs, minutes) >= LONG else "quick"

@@ -1,0 +1,246 @@
+"""Recipes: which is chosen, and what each of its parts does."""
+
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from safetensors.numpy import load_file
+
+from glassgate import GlassgateError
+from glassgate.folder.config import ModelConfig
+from glassgate.language import averaging
+from glassgate.language.model import NextWordModel
+from glassgate.language.options import Plan, TrainOptions
+from glassgate.language.recipes import RECIPES, choose_recipe
+from glassgate.language.schedule import Streams
+from glassgate.language.training import train
+from test_options import corpus
+
+ALL_ON = {
+    "dropout": 0.2,
+    "weight_drop": 0.3,
+    "activation_penalty": 2.0,
+    "slowness_penalty": 1.0,
+    "average": 0.5,
+    "random_unroll": True,
+}
+SMALL: dict[str, Any] = {"hidden": 8, "embedding": 8, "epochs": 3, "batch": 4, "unroll": 9, "threads": 1}
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    words = np.random.default_rng(0).choice(
+        ["the", "gate", "opens", "and", "closes", "while", "a", "baker", "bakes", "bread"], 3_000
+    )
+    path = tmp_path / "text.txt"
+    path.write_text(" ".join(words))
+    return path
+
+
+def quiet() -> Console:
+    return Console(file=StringIO())
+
+
+@pytest.mark.parametrize(
+    ("tokens", "epochs", "minutes", "expected"),
+    [
+        (2_000_000, None, 15.0, "quick"),  # 4.5 epochs
+        (2_000_000, None, 60.0, "quality"),  # 18
+        (2_000_000, 11, None, "quick"),
+        (2_000_000, 12, None, "quality"),
+        (2_000_000, 3, 60.0, "quick"),  # the smaller budget counts
+        (100_000, 30, 10.0, "quality"),
+    ],
+)
+def test_the_budget_chooses(tokens: int, epochs: int | None, minutes: float | None, expected: str) -> None:
+    assert choose_recipe(tokens, epochs, minutes) == expected
+
+
+def plan(tokens: int = 2_000, **options: Any) -> Plan:
+    return Plan.make(TrainOptions(**options), corpus(tokens))
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_a_recipe_says_what_the_options_do_not(name: Any) -> None:
+    recipe, made = RECIPES[name], plan(recipe=name)
+    assert made.recipe == name
+    for field in ("hidden", "layers", "embedding"):
+        assert getattr(made.config, field) == getattr(recipe, field)
+    assert made.config.dropout == (0.5 if recipe.dropout is None else recipe.dropout)
+    for field in ("weight_drop", "activation_penalty", "slowness_penalty", "average", "random_unroll"):
+        assert getattr(made, field) == getattr(recipe, field)
+
+
+def test_options_go_before_the_recipe() -> None:
+    made = plan(recipe="quality", hidden=200, **ALL_ON)
+    assert made.config.hidden == 200
+    assert made.config.dropout == 0.2
+    assert (made.weight_drop, made.activation_penalty, made.slowness_penalty) == (0.3, 2.0, 1.0)
+    assert (made.average, made.random_unroll) == (0.5, True)
+
+
+def test_small_networks_are_not_regularised_unless_asked() -> None:
+    made = plan(recipe="quality", hidden=20)
+    assert (made.config.dropout, made.weight_drop, made.activation_penalty, made.slowness_penalty) == (0,) * 4
+    assert not made.random_unroll
+    assert made.config.embedding == 256
+    assert plan(hidden=20, weight_drop=0.25).weight_drop == 0.25
+
+
+@pytest.mark.parametrize("name", ["weight_drop", "average"])
+@pytest.mark.parametrize("value", [-0.1, 1.0])
+def test_shares_are_below_one(name: str, value: float) -> None:
+    with pytest.raises(
+        GlassgateError, match=f"^--{name.replace('_', '-')}: must be at least 0 and below 1, got"
+    ):
+        TrainOptions(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["activation_penalty", "slowness_penalty"])
+def test_penalties_are_not_negative(name: str) -> None:
+    with pytest.raises(GlassgateError, match=f"^--{name.replace('_', '-')}: must be at least 0, got -1"):
+        TrainOptions(**{name: -1.0})
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_the_penalties_are_those_of_the_papers(cell: Any) -> None:
+    config = ModelConfig(cell=cell, vocabulary=9, embedding=4, hidden=6, dropout=0.0)
+    torch.manual_seed(0)
+    model = NextWordModel(config).double().train()
+    words, targets = torch.randint(9, (2, 5, 3)).unbind()
+    state = tuple(part.double() for part in model.initial_state(3))
+    loss, penalty, last = model.training_loss(words, targets, state, activation=2.0, slowness=3.0)
+    plain, expected_last = model.loss(words, targets, state, "mean")
+    h = model.rnn(model.embedding(words), state if cell == "lstm" else state[0])[0].detach().numpy()
+    expected = 2 * np.mean(h**2) + 3 * np.mean(np.diff(h, axis=0) ** 2)
+    # Sums of at most 90 squares below 1 in float64.
+    assert penalty.item() == pytest.approx(expected, rel=1e-13)
+    assert torch.equal(loss, plain)
+    assert all(map(torch.equal, last, expected_last))
+    assert model.training_loss(words, targets, state)[1].item() == 0
+    one = model.training_loss(words[:1], targets[:1], state, slowness=3.0)[1]  # no change within one step
+    assert one.item() == 0
+
+
+def test_ar_sees_what_is_dropped_and_tar_does_not() -> None:
+    torch.manual_seed(0)
+    model = NextWordModel(ModelConfig(cell="lstm", vocabulary=9, embedding=4, hidden=6, dropout=0.5)).train()
+    words, state = torch.randint(9, (5, 3)), model.initial_state(3)
+    states: list[torch.Tensor] = []
+    model.rnn.register_forward_hook(lambda *call: states.append(call[-1][0].detach()))
+    penalty = model.training_loss(words, words, state, slowness=1.0)[1].item()
+    # float32: sums of 72 squares, each rounded; 72 x 2^-24 is far below 1e-5.
+    assert penalty == pytest.approx(float((states[0][1:] - states[0][:-1]).square().mean()), rel=1e-5)
+    dropped = model.training_loss(words, words, state, activation=1.0)[1]
+    assert dropped.item() != pytest.approx(float(states[1].square().mean()), rel=1e-3)
+
+
+def test_recurrent_weights_are_dropped_in_training_alone() -> None:
+    config = ModelConfig(cell="lstm", vocabulary=9, embedding=4, hidden=6, dropout=0.0)
+    model = NextWordModel(config, weight_drop=0.5)
+    words, state = torch.randint(9, (5, 3)), model.initial_state(3)
+    results = [model.train()(words, state)[0] for _ in range(2)]
+    assert not torch.equal(*results)
+    first = [model.train()(words[:1], state)[0] for _ in range(2)]
+    assert torch.equal(*first)  # from a state of zeros no recurrent weight is met
+    assert torch.equal(*[model.eval()(words, state)[0] for _ in range(2)])
+
+
+@pytest.mark.parametrize("unroll", [1, 3, 4, 35])
+def test_pieces_of_random_length_are_the_text_in_order(unroll: int) -> None:
+    tokens = np.arange(1_000, dtype=np.uint16)
+    streams = Streams(tokens, batch=3, unroll=unroll, seed=5, random=True)
+    fixed = Streams(tokens, batch=3, unroll=unroll, seed=5)
+    assert len(streams) == len(fixed)
+    lengths = []
+    for epoch in range(2):
+        pieces = [streams.read(epoch * len(streams) + step) for step in range(len(streams))]
+        whole = [fixed.read(epoch * len(fixed) + step) for step in range(len(fixed))]
+        for part in (0, 1):
+            both = (torch.cat([piece[part] for piece in read]) for read in (pieces, whole))
+            assert torch.equal(*both)
+        lengths.append([len(words) for words, _ in pieces])
+        assert min(lengths[-1]) >= 1
+        assert max(lengths[-1]) <= unroll + 2 * (unroll // 4)
+    assert (lengths[0] == lengths[1]) == (unroll < 4)
+    again = Streams(tokens, batch=3, unroll=unroll, seed=5, random=True)
+    assert torch.equal(again.read(1)[0], streams.read(1)[0])
+
+
+def trained(out: Path, text: Path, **options: Any) -> dict[str, Any]:
+    outcome = train([text], out, TrainOptions(**SMALL | options), console=quiet())
+    assert outcome.finished
+    return load_file(out / "model.safetensors")
+
+
+def test_the_average_is_the_mean_of_the_weights(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen by a model that is asked to be the average: each of its parts is taken down as it goes in."""
+    seen: list[dict[str, Any]] = []
+    averages: list[averaging.Average] = []
+    add = averaging.Average.add
+
+    def watched(average: averaging.Average) -> None:
+        add(average)
+        seen.append({name: values.astype(np.float64) for name, values in average.model.arrays().items()})
+        averages.append(average)
+
+    monkeypatch.setattr(averaging, "EVERY", 5)
+    monkeypatch.setattr(averaging.Average, "add", watched)
+    trained(tmp_path / "m", text, average=0.5)
+    steps = 3 * -(-(2_700 // 4) // 9)
+    assert abs(len(seen) - steps / 2 / 5) <= 1
+    for name, mean in averages[-1].means.items():
+        expected = np.mean([weights[name] for weights in seen], axis=0)
+        # Each of the n additions rounds a number of the size of the mean, and the change that is added.
+        close = 2 * len(seen) * 2.0**-24 * np.abs([weights[name] for weights in seen]).max()
+        np.testing.assert_allclose(mean, expected, rtol=0, atol=close)
+
+
+def test_the_better_of_weights_and_average_is_the_model(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(averaging, "EVERY", 5)
+    measured: list[float] = []
+    monkeypatch.setattr(
+        "glassgate.language.trainer.perplexity",
+        lambda *_: (measured.append(50.0 - len(measured)), measured[-1])[1],
+    )
+    means: list[averaging.Average] = []
+    init = averaging.Average.__init__
+    monkeypatch.setattr(
+        averaging.Average, "__init__", lambda self, model: (means.append(self), init(self, model))[1]
+    )
+    weights = trained(tmp_path / "m", text, average=0.5)  # what is measured later is better: the average
+    for name, values in means[0].means.items():
+        assert np.array_equal(weights[name], values), name
+
+
+def test_a_training_with_all_on_resumes_to_the_same_bits(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(averaging, "EVERY", 5)
+    whole = trained(tmp_path / "whole", text, **ALL_ON)
+    options = TrainOptions(**SMALL | ALL_ON)
+    steps, step = [0], NextWordModel.training_loss
+
+    def killed(*arguments: Any, **further: Any) -> Any:
+        steps[0] += 1
+        if steps[0] in (130, 200):
+            raise RuntimeError("killed")
+        return step(*arguments, **further)
+
+    monkeypatch.setattr(NextWordModel, "training_loss", killed)
+    out, log = tmp_path / "parts", quiet()
+    for run in range(2):
+        with pytest.raises(RuntimeError, match="killed"):
+            train([text], out, options, resume=run > 0, console=log, save_every=0)
+    assert train([text], out, options, resume=True, console=log, save_every=0).finished
+    parts = load_file(out / "model.safetensors")
+    for name, values in whole.items():
+        assert np.array_equal(parts[name], values), name
