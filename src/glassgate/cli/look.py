@@ -100,7 +100,7 @@ def command(
 
         several = len(names) > 1
         flat = [
-            Block(f"{name} {block.name}" if several else block.name, block.values, block.signed)
+            Block(f"{name} {block.name}" if several else block.name, block.values, block.signed, block.units)
             for name in names
             for block in drawn[name]
         ]

@@ -34,11 +34,14 @@ class Block:
         [T, units].
     signed
         Whether values lie in (-1, 1), as candidate and states do, and not in (0, 1).
+    units
+        What the units are called; None: by their numbers from 0 on.
     """
 
     name: str
     values: npt.NDArray[np.floating[Any]]
     signed: bool = False
+    units: tuple[int | str, ...] | None = None
 
 
 def blocks(
@@ -89,7 +92,7 @@ def blocks(
         if wrong:
             raise GlassgateError(f"units: must be from 0 to {H - 1}, got {wrong[0]}")
         own = values[:, sequence] if units is None else values[:, sequence, list(units)]
-        found.append(Block(name, own, name in _SIGNED))
+        found.append(Block(name, own, name in _SIGNED, None if units is None else tuple(units)))
     return found
 
 
@@ -101,7 +104,7 @@ def averaged(block: Block) -> Block:
     >>> averaged(Block("forget", np.array([[0.25, 0.75]]))).values
     array([[0.5]])
     """
-    return Block(block.name, block.values.mean(axis=1, keepdims=True), block.signed)
+    return Block(block.name, block.values.mean(axis=1, keepdims=True), block.signed, ("mean",))
 
 
 def colours(values: npt.ArrayLike, signed: bool) -> npt.NDArray[np.uint8]:

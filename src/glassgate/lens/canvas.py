@@ -17,7 +17,7 @@ __all__ = ["FORMATS", "INK", "colormap", "new_figure", "save", "word_axis"]
 FORMATS = ("png", "svg", "pdf")
 INK = ("#2c6a8c", "#aa1e2d", "#3ca878", "#8a6d1f", "#5b3f8c", "#777777")  # lines, bars and points
 DPI = 300
-LARGEST = 100.0  # inches; beyond, a picture has more pixels than programs open
+LARGEST = 50.0  # inches; beyond, a picture has more pixels than programs open
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -49,8 +49,8 @@ def escape(word: str) -> str:
     return word.replace("$", r"\$")
 
 
-def save(figure: "Figure", path: Path | str) -> None:
-    """Write a figure as PNG (300 dots an inch), SVG or PDF, as the file's name ends.
+def save(figure: "Figure", path: Path | str, dots: int = DPI) -> None:
+    """Write a figure as PNG, SVG or PDF, as the file's name ends.
 
     Parameters
     ----------
@@ -58,6 +58,8 @@ def save(figure: "Figure", path: Path | str) -> None:
         From a function of `glassgate.lens.figures`, or any of matplotlib.
     path
         The file to write or replace.
+    dots
+        Of a PNG, on an inch.
 
     Raises
     ------
@@ -83,4 +85,4 @@ def save(figure: "Figure", path: Path | str) -> None:
         "pdf": {"CreationDate": None, "Creator": "glassgate"},
     }
     with replacing(path) as temporary, rc_context({"svg.hashsalt": "glassgate", "pdf.fonttype": 42}):
-        figure.savefig(temporary, format=form, metadata=dates[form])
+        figure.savefig(temporary, format=form, dpi=dots, metadata=dates[form])

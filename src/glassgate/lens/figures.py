@@ -65,7 +65,8 @@ def gates_over_words(words: Sequence[str], blocks: Sequence[Block], title: str =
             vmax=1.0,
         )
         axes.set_ylabel(f"{block.name}\nunit", fontsize=8)
-        axes.set_yticks(_few(block.values.shape[1]))
+        ticks = _few(block.values.shape[1])
+        axes.set_yticks(ticks, [str(tick if block.units is None else block.units[tick]) for tick in ticks])
         axes.tick_params(labelsize=6, length=0)
         axes.spines[:].set_visible(False)
         bar = figure.colorbar(image, ax=axes, pad=0.01, fraction=0.03, ticks=[low, (low + 1) / 2, 1])

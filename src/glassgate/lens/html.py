@@ -155,5 +155,6 @@ def _packed(block: Block, count: int) -> dict[str, object]:
         "name": block.name,
         "signed": block.signed,
         "units": values.shape[1],
+        "labels": None if block.units is None else list(block.units),
         "values": b64encode(values.tobytes()).decode(),
     }
