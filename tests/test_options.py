@@ -112,16 +112,16 @@ def corpus(
         (16, 8),
         (55_999, 8),  # 200 steps of 8 x 35 words are 56,000
         (63_000, 9),
-        (559_999, 79),
-        (560_000, 80),
-        (2_000_000, 80),
+        (279_999, 39),
+        (280_000, 40),
+        (2_000_000, 40),
     ],
 )
 def test_the_batch_grows_with_the_text(tokens: int, batch: int) -> None:
     plan = Plan.make(TrainOptions(), corpus(tokens))
     assert plan.batch == batch
-    # Its rate follows the square root, 0.005 at 80 streams.
-    assert plan.learning_rate == pytest.approx(0.005 * (batch / 80) ** 0.5, rel=1e-12)
+    # Its rate follows the square root, 0.005 at 40 streams.
+    assert plan.learning_rate == pytest.approx(0.005 * (batch / 40) ** 0.5, rel=1e-12)
     assert plan.steps_per_epoch == -(-((tokens - 1) // batch) // 35)
 
 

@@ -68,7 +68,7 @@ def plan(tokens: int = 2_000, **options: Any) -> Plan:
 def test_a_recipe_says_what_the_options_do_not(name: Any) -> None:
     recipe, made = RECIPES[name], plan(recipe=name)
     assert made.recipe == name
-    for field in ("hidden", "layers", "embedding"):
+    for field in ("cell", "hidden", "layers", "embedding"):
         assert getattr(made.config, field) == getattr(recipe, field)
     assert made.config.dropout == (0.5 if recipe.dropout is None else recipe.dropout)
     for field in ("weight_drop", "activation_penalty", "slowness_penalty", "average", "random_unroll"):

@@ -24,7 +24,9 @@ def command(
         Literal["auto", "quick", "quality"] | None,
         typer.Option(help="Sizes and regularisation; auto: by text and budget.  [auto]"),
     ] = None,
-    cell: Annotated[Literal["lstm", "gru"] | None, typer.Option(help="The recurrent cell.  [lstm]")] = None,
+    cell: Annotated[
+        Literal["lstm", "gru"] | None, typer.Option(help="The recurrent cell.  [by recipe]")
+    ] = None,
     reset: Annotated[
         Literal["before", "after"] | None,
         typer.Option(help="GRU: reset before the product (the notes) or after (torch).  [before]"),
@@ -63,10 +65,10 @@ def command(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Budget: times through the text.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget: minutes.  [10, at most 30 epochs]")] = None,
-    batch: Annotated[int | None, typer.Option(help="Parallel streams.  [by text size, 8 to 80]")] = None,
+    batch: Annotated[int | None, typer.Option(help="Parallel streams.  [by text size, 8 to 40]")] = None,
     unroll: Annotated[int | None, typer.Option(help="Steps of truncated BPTT.  [35]")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Peak of the one-cycle.  [0.005 at 80 streams]")
+        float | None, typer.Option(help="Peak of the one-cycle.  [0.005 at 40 streams]")
     ] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Of AdamW.  [0.01]")] = None,
     clip: Annotated[float | None, typer.Option(help="Largest gradient norm.  [1]")] = None,

@@ -17,7 +17,7 @@ __all__ = ["Plan", "TrainOptions"]
 DEFAULT_MINUTES = 10.0
 MOST_EPOCHS = 30  # where time alone is given, a small text would be learned by heart
 LARGE_VOCABULARY = 10_000  # words from which on `auto` takes the adaptive softmax
-LARGE_BATCH = 80
+LARGE_BATCH = 40
 SMALL = 100  # hidden size below which nothing is regularised
 STEPS_PER_EPOCH = 200  # at least so many, as far as the batch can shrink
 OutputChoice: TypeAlias = Literal["auto", "full", "adaptive"]
@@ -31,7 +31,7 @@ CHOICES = {
 }
 MOST_THREADS = 1024  # so many the operating system gives; without them the process would end at once
 BYTES = 16  # that a weight takes in training: itself, its gradient and two moments, in float32
-LEARNING_RATE = 5e-3  # at a batch of 80 streams; a smaller one follows the square root
+LEARNING_RATE = 5e-3  # at a batch of 40 streams; a smaller one follows the square root
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class TrainOptions:
     """
 
     recipe: RecipeChoice = "auto"
-    cell: Cell = "lstm"
+    cell: Cell | None = None
     reset: Reset = "before"
     hidden: int | None = None
     layers: int | None = None
@@ -135,9 +135,9 @@ class Plan:
 
     - recipe: ``quality`` where the budget lets the text be read 12 times or more, as `choose_recipe`
       estimates it, else ``quick``; it gives the sizes and the regularisation (`Recipe`);
-    - batch: 80 streams, or fewer so that an epoch has 200 steps; at least 8 as long as the text
+    - batch: 40 streams, or fewer so that an epoch has 200 steps; at least 8 as long as the text
       suffices;
-    - learning rate: 0.005 x sqrt(batch / 80), the peak of the one-cycle schedule;
+    - learning rate: 0.005 x sqrt(batch / 40), the peak of the one-cycle schedule;
     - dropout, where the recipe leaves it open: 0.2 from two million tokens on, else 0.5; in any case 0
       for a hidden size below 100, and so are the other regularisers;
     - output: adaptive from 10,000 words on, with cutoffs that `choose_cutoffs` finds in the counts of
@@ -201,7 +201,7 @@ class Plan:
         if dropout is None:
             dropout = 0.2 if tokens >= 2_000_000 else 0.5
         config = ModelConfig(
-            cell=options.cell,
+            cell=recipe.cell,
             reset=options.reset,
             vocabulary=words,
             embedding=recipe.embedding,

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from glassgate.folder.config import Cell
+
 __all__ = ["RECIPES", "Recipe", "RecipeChoice", "choose_recipe", "expected_epochs"]
 
 RecipeChoice: TypeAlias = Literal["auto", "quick", "quality"]
@@ -17,6 +19,8 @@ class Recipe:
 
     Attributes
     ----------
+    cell
+        The recurrent cell.
     hidden, layers, embedding
         Sizes. V is the embedding (Press and Wolf 2017, arXiv:1608.05859); where the hidden size is another,
         h is projected down to it first.
@@ -36,6 +40,7 @@ class Recipe:
         Whether the unroll length varies, and the learning rate with it (after Merity et al. 2018, 4.1).
     """
 
+    cell: Cell = "lstm"
     hidden: int = 512
     layers: int = 1
     embedding: int = 256
@@ -48,7 +53,7 @@ class Recipe:
 
 
 RECIPES: Mapping[str, Recipe] = {
-    "quick": Recipe(),
+    "quick": Recipe(cell="gru"),
     "quality": Recipe(
         hidden=650,
         dropout=0.4,
