@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import glassgate
 from glassgate import GlassgateError
 from glassgate.lens import canvas, figures, html, model_figures
 from glassgate.lens.blocks import Block, averaged, blocks, colours
@@ -247,4 +249,11 @@ def test_a_notebook_shows_a_trace() -> None:
     assert heads == ["&lt;eos&gt;", *traced.words[1:]]
     one = traced.layers["l1"]._repr_html_()
     assert re.findall(r"base64,([^\"]+)", one) == re.findall(r"base64,([^\"]+)", shown)[6:]
+    lstm = glassgate.LSTM(3, 4)
+    with glassgate.record(lstm) as trace:
+        assert trace._repr_html_().endswith("<p>trace: l0 was not called while it was recorded</p></div>")
+        lstm(torch.randn(5, 2, 3))
+    picture = re.findall(r"base64,([^\"]+)", trace._repr_html_())[0]
+    expected = colours(trace.forget[:, 0].detach().numpy().T, signed=False)
+    np.testing.assert_array_equal(pixels(b64decode(picture)), expected)
     assert "the first 200 of 501 steps" in model().trace("gate " * 500)._repr_html_()

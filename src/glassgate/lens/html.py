@@ -92,7 +92,11 @@ def still(words: Sequence[str] | None, layers: Mapping[str, LayerTrace]) -> str:
     """
     parts = []
     for name, layer in layers.items():
-        drawn = blocks(layer)
+        try:
+            drawn = blocks(layer)
+        except GlassgateError as error:  # it was not called, or with batches of several sizes
+            parts.append(f"<p>{escape(str(error))}</p>")
+            continue
         total, units = drawn[0].values.shape
         shown = min(total, STEPS)
         names = list(words or map(str, range(total)))[:shown]
