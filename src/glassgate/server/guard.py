@@ -15,6 +15,7 @@ __all__ = ["Guard", "is_loopback", "receive_body"]
 
 SHORTEST_TOKEN = 16
 BODY_SECONDS = 10.0
+DRAIN_SECONDS = 1.0
 MOST_DRAINED = 1 << 20  # bytes that are read and dropped: a client that still sends does not hear the refusal
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
@@ -129,7 +130,7 @@ async def receive_body(
         raise too_large
     parts, size, more = [], 0, True
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(BODY_SECONDS) as deadline:
             while more and size <= MOST_DRAINED:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -138,7 +139,11 @@ async def receive_body(
                 size += len(part)
                 if size <= LARGEST_BODY:
                     parts.append(part)
+                elif size - len(part) <= LARGEST_BODY:  # the first part too many
+                    deadline.reschedule(asyncio.get_running_loop().time() + DRAIN_SECONDS)
     except TimeoutError:
+        if size > LARGEST_BODY:
+            raise too_large from None
         line = f"the body: must come within {BODY_SECONDS:g} seconds"
         raise RefusedError(408, line, connection="close") from None
     if size > LARGEST_BODY:

@@ -75,9 +75,14 @@ class Server:
         self._socket = _listen(host, port)
         name = f"[{host}]" if ":" in host else host
         self.url = f"http://{name}:{self._socket.getsockname()[1]}"
+
+        def refused() -> None:
+            self.engine.refuse()
+            metrics.count_refused()
+
         config = uvicorn.Config(
             self.application,
-            http=Protocol,
+            http=type("CountingProtocol", (Protocol,), {"refused": staticmethod(refused)}),
             ws="none",
             lifespan="off",
             log_config=None,
