@@ -1,0 +1,213 @@
+// The heat maps as one figure: laid out once, painted with any pen (canvas or SVG). Knows no page.
+
+export const GATES = {
+  forget: { letter: "f", means: "forget gate: how much of the past to keep", range: [0, 1] },
+  input: { letter: "i", means: "input gate: how much of the new to let in", range: [0, 1] },
+  reset: { letter: "r", means: "reset gate: how much of the past the candidate sees", range: [0, 1] },
+  update: { letter: "u", means: "update gate: the share of the new", range: [0, 1] },
+  candidate: { letter: "g", means: "candidate: what the new would be", range: [-1, 1] },
+  cell: { letter: "C", means: "cell: the memory", range: null },
+  output: { letter: "o", means: "output gate: how much of the cell to show", range: [0, 1] },
+  hidden: { letter: "h", means: "hidden state: what is passed on", range: [-1, 1] },
+};
+const ROWS = { lstm: ["forget", "input", "candidate", "cell", "output", "hidden"], gru: ["reset", "update", "candidate", "hidden"] };
+
+const PALETTES = {
+  light: { paper: "#fcfbf8", ink: "#22262b", soft: "#5d626a", mark: "#b3261e", share: ["#f0ede6", "#8db9b8", "#0d4857"], signed: ["#9c3d26", "#dca48f", "#f0ede6", "#8fb0d2", "#1d4a80"] },
+  dark: { paper: "#15171a", ink: "#e9e6df", soft: "#a4a8ae", mark: "#ff8a7a", share: ["#22262b", "#2d757c", "#d3f1ec"], signed: ["#ffa587", "#8a4a38", "#22262b", "#36597f", "#9cc8fa"] },
+};
+const SHADES = 256;
+const SERIF = "'Iowan Old Style', Palatino, 'Palatino Linotype', P052, Georgia, serif";
+const SANS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif";
+
+function ramp(stops) {
+  const parts = stops.map((stop) => [1, 3, 5].map((at) => parseInt(stop.slice(at, at + 2), 16)));
+  return Array.from({ length: SHADES }, (_, n) => {
+    const place = (n / (SHADES - 1)) * (parts.length - 1);
+    const low = Math.min(Math.floor(place), parts.length - 2);
+    const mixed = parts[low].map((a, c) => Math.round(a + (parts[low + 1][c] - a) * (place - low)));
+    return `#${mixed.map((v) => v.toString(16).padStart(2, "0")).join("")}`;
+  });
+}
+
+const palettes = Object.fromEntries(Object.entries(PALETTES).map(([name, p]) => [name, { ...p, share: ramp(p.share), signed: ramp(p.signed) }]));
+
+export const palette = (dark) => palettes[dark ? "dark" : "light"];
+
+export const gatesOf = (layer) => ROWS[layer.cell];
+
+export const valueAt = (layer, gate, step, unit) => {
+  const { units, numbers } = layer.values[gate];
+  return numbers[step * units + unit];
+};
+
+/** The largest |C| of some traces, at least 1: they share one scale. */
+export function reach(traces) {
+  let most = 1;
+  for (const trace of traces) {
+    for (const { values } of trace.layers) {
+      if (values.cell) for (const value of values.cell.numbers) most = Math.max(most, Math.abs(value));
+    }
+  }
+  return most;
+}
+
+export const rangeOf = (gate, limit) => GATES[gate].range || [-limit, limit];
+
+/** Units in an order in which neighbours behave alike: each next one is nearest to the one before. */
+export function likeness({ steps, units, numbers }) {
+  const left = new Set(Array.from({ length: units }, (_, n) => n));
+  const distance = (a, b) => {
+    let sum = 0;
+    for (let t = 0; t < steps; t += 1) sum += (numbers[t * units + a] - numbers[t * units + b]) ** 2;
+    return sum;
+  };
+  const sum = (unit) => { let s = 0; for (let t = 0; t < steps; t += 1) s += numbers[t * units + unit]; return s; };
+  let here = [...left].reduce((best, unit) => (sum(unit) > sum(best) ? unit : best), 0);
+  const order = [here];
+  left.delete(here);
+  while (left.size) {
+    let nearest = -1;
+    let least = Infinity;
+    for (const unit of left) {
+      const d = distance(here, unit);
+      if (d < least) [nearest, least] = [unit, d];
+    }
+    order.push(here = nearest);
+    left.delete(here);
+  }
+  return order;
+}
+
+const LEFT = 34;
+const TOP = 40;
+const CAPTION = 24;
+
+/** Where everything stands, in CSS pixels. `measure` gives a word's width. */
+export function plan(trace, room, order, measure) {
+  const steps = trace.words.length;
+  const widest = Math.min(110, Math.max(...trace.words.map(measure)) + 12);
+  const column = Math.max(widest, 34, Math.min(96, Math.floor((room - LEFT - 2) / steps)));
+  const blocks = [];
+  let y = TOP;
+  for (const layer of trace.layers) {
+    const row = Math.max(1, Math.min(7, Math.floor(150 / layer.units)));
+    const units = order === "like" ? likeness(layer.values.hidden) : Array.from({ length: layer.units }, (_, n) => n);
+    const places = new Map(units.map((unit, place) => [unit, place]));
+    if (trace.layers.length > 1) y += 20;
+    const first = y;
+    for (const gate of gatesOf(layer)) {
+      y += CAPTION;
+      blocks.push({ layer, gate, y, row, units, places, height: row * layer.units, heading: y === first + CAPTION && trace.layers.length > 1 });
+      y += row * layer.units + 6;
+    }
+  }
+  return { steps, column, blocks, width: Math.max(LEFT + column * steps + 2, 330), height: y + 4, left: LEFT };
+}
+
+/** The cell under a point, or null. */
+export function hit(where, x, y) {
+  const step = Math.floor((x - where.left) / where.column);
+  const block = where.blocks.find((b) => y >= b.y && y < b.y + b.height);
+  if (!block || step < 0 || step >= where.steps) return null;
+  return { layer: block.layer.name, gate: block.gate, step, unit: block.units[Math.floor((y - block.y) / block.row)] };
+}
+
+export const blockOf = (where, at) => where.blocks.find((b) => b.layer.name === at.layer && b.gate === at.gate);
+
+/** Paint the figure: `marks` has the edits, the pinned cell, the span and its units. */
+export function paint(pen, trace, where, limit, colours, marks) {
+  const { left, column, steps } = where;
+  pen.rect(0, 0, where.width, where.height, colours.paper);
+  if (marks.span) {
+    const [from, to] = marks.span;
+    pen.rect(left + from * column, TOP - 8, (to - from + 1) * column - 1, 2, colours.mark);
+  }
+  trace.words.forEach((word, step) => {
+    const bold = marks.at && marks.at.step === step;
+    pen.text(left + step * column + (column - 1) / 2, TOP - 16, word, { size: 16, family: SERIF, weight: bold ? 700 : 400, fill: colours.ink, anchor: "middle", room: column - 4 });
+  });
+  for (const block of where.blocks) paintBlock(pen, block, where, limit, colours, marks);
+  for (const block of where.blocks) {
+    for (const edit of marks.edits) outline(pen, edit, block, where, colours);
+    if (marks.at && block.layer.name === marks.at.layer && block.gate === marks.at.gate) {
+      const y = block.y + block.places.get(marks.at.unit) * block.row;
+      pen.frame(left + marks.at.step * column - 1.5, y - 1.5, column + 2, Math.max(block.row, 3) + 2, colours.ink, 1.5);
+      pen.text(left - 6, y + block.row / 2 + 3.5, String(marks.at.unit), { size: 10, family: SANS, weight: 700, fill: colours.ink, anchor: "end" });
+    }
+  }
+}
+
+function paintBlock(pen, block, where, limit, colours, marks) {
+  const { left, column, steps } = where;
+  const { layer, gate, units, row } = block;
+  const [low, high] = rangeOf(gate, limit);
+  const shades = low === 0 ? colours.share : colours.signed;
+  const { letter, means } = GATES[gate];
+  if (block.heading) pen.text(left, block.y - 28, `layer ${layer.name}, ${layer.units} units`, { size: 13, family: SERIF, weight: 700, fill: colours.ink });
+  pen.text(left, block.y - 7, letter, { size: 16, family: SERIF, italic: true, fill: colours.ink });
+  const narrow = where.width - left < 420;
+  pen.text(left + 16, block.y - 7, narrow ? means.split(":")[0] : means, { size: 12, family: SANS, fill: colours.soft });
+  const right = left + steps * column - 1;
+  const scale = Math.max(right, left + 290);
+  const ends = low === 0 ? ["0", "1"] : [`−${Number(high.toFixed(1))}`, `${Number(high.toFixed(1))}`];
+  for (let n = 0; n < 24; n += 1) pen.rect(scale - 68 + 2 * n, block.y - 13, 2, 6, shades[Math.round((n / 23) * (SHADES - 1))]);
+  pen.text(scale - 72, block.y - 6.5, ends[0], { size: 10, family: SANS, fill: colours.soft, anchor: "end" });
+  pen.text(scale, block.y - 6.5, ends[1], { size: 10, family: SANS, fill: colours.soft, anchor: "end" });
+  const gap = row >= 5 ? 1 : 0;
+  const { numbers, units: count } = layer.values[gate];
+  units.forEach((unit, place) => {
+    for (let step = 0; step < steps; step += 1) {
+      const share = (numbers[step * count + unit] - low) / (high - low);
+      const shade = shades[Math.max(0, Math.min(SHADES - 1, Math.round(share * (SHADES - 1))))];
+      pen.rect(left + step * column, block.y + place * row, column - 1, row - gap, shade);
+    }
+    if (marks.units.has(unit) && marks.within.layer === layer.name && marks.within.gate === gate) {
+      pen.rect(left - 5, block.y + place * row, 3, Math.max(row - gap, 2), colours.mark);
+    }
+  });
+}
+
+function outline(pen, edit, block, where, colours) {
+  const { layer, gate, places, row } = block;
+  if (edit.gate !== gate || (edit.layer && edit.layer !== layer.name)) return;
+  const [start, stop] = edit.steps ? [edit.steps[0], Math.min(edit.steps[1], where.steps)] : [0, where.steps];
+  if (stop <= start) return;
+  const x = where.left + start * where.column;
+  const width = (stop - start) * where.column - 1;
+  if (!edit.units) return pen.frame(x - 1, block.y - 1, width + 2, block.height + 1, colours.mark, 1.5);
+  for (const unit of edit.units) {
+    if (places.has(unit)) pen.frame(x - 1, block.y + places.get(unit) * row - 1, width + 2, row + 1, colours.mark, 1.5);
+  }
+}
+
+export function canvasPen(context) {
+  return {
+    rect(x, y, w, h, fill) { context.fillStyle = fill; context.fillRect(x, y, w, h); },
+    frame(x, y, w, h, stroke, width) { context.strokeStyle = stroke; context.lineWidth = width; context.strokeRect(x, y, w, h); },
+    text(x, y, text, { size, family, fill, weight = 400, italic = false, anchor = "start", room }) {
+      context.font = `${italic ? "italic " : ""}${weight} ${size}px ${family}`;
+      context.fillStyle = fill;
+      context.textAlign = anchor === "middle" ? "center" : anchor;
+      let shown = text;
+      for (let n = text.length - 1; room && n > 0 && context.measureText(shown).width > room; n -= 1) shown = `${text.slice(0, n)}…`;
+      context.fillText(shown, x, y);
+    },
+  };
+}
+
+const escaped = (text) => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
+
+export function svgPen(width, height) {
+  const parts = [];
+  return {
+    rect(x, y, w, h, fill) { parts.push(`<rect x="${x}" y="${y}" width="${w}" height="${h}" fill="${fill}"/>`); },
+    frame(x, y, w, h, stroke, line) { parts.push(`<rect x="${x}" y="${y}" width="${w}" height="${h}" fill="none" stroke="${stroke}" stroke-width="${line}"/>`); },
+    text(x, y, text, { size, family, fill, weight = 400, italic = false, anchor = "start" }) {
+      parts.push(`<text x="${x}" y="${y}" font-family="${family}" font-size="${size}" font-weight="${weight}"${italic ? ' font-style="italic"' : ""} fill="${fill}" text-anchor="${anchor}">${escaped(text)}</text>`);
+    },
+    end: () => `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}">${parts.join("")}</svg>\n`,
+  };
+}
+
+export const measurer = (context) => (word) => { context.font = `16px ${SERIF}`; return context.measureText(word).width; };
