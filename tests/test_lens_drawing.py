@@ -39,6 +39,8 @@ def test_blocks_are_the_trace_in_the_order_of_the_notes() -> None:
     np.testing.assert_array_equal(averaged(found[0]).values[:, 0], layer.forget[:, 0].mean(1))
     axes = figures.gates_over_words(["a"] * 6, blocks(layer, ["cell"], [4, 0])).axes[0]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["4", "0"]
+    axes = figures.gates_over_words(["a"], [Block("f", np.zeros((1, 512)))]).axes[0]
+    assert axes.get_yticks().tolist() == [0, 100, 200, 300, 400, 500]
     assert blocks(model("gru").trace("the").layers["l0"])[0].name == "reset"
 
 
@@ -166,6 +168,12 @@ def test_a_prediction_table_has_the_best_words_and_frames_what_came() -> None:
     }
     assert framed == came
     assert came, "no word that came was among the best: nothing was tested"
+    long = model().trace("the gate of glass . " * 6)
+    bands = [axes for axes in model_figures.prediction_table(long, k=2).axes if axes.images]
+    assert len(bands) > 1
+    assert [t.get_text() for axes in bands for t in axes.get_xticklabels()] == list(long.words)
+    joined = np.ma.concatenate([axes.images[0].get_array() for axes in bands], axis=1)[:, : len(long.words)]
+    assert joined[0].tolist() == [long.best(1, step)[0][1] for step in range(len(long.words))]
 
 
 @pytest.mark.parametrize(("form", "begins"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])

@@ -316,7 +316,7 @@ def _check(words: Sequence[str], blocks: Sequence[Block]) -> None:
 
 def _few(count: int) -> list[int]:
     """Return the first and the last unit and some round ones between."""
-    step = next(size for size in (1, 5, 10, 50, 100, 500, 1000, count) if count <= 5 * size or size >= count)
+    step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, count) if count <= 10 * s or s >= count)
     return list(range(0, count, step))
 
 

@@ -25,6 +25,9 @@ __all__ = [
 ]
 
 
+PAGE = 7.5  # inches of text across, after which a table goes on below
+
+
 def attribution_bars(words: Sequence[str], scores: npt.ArrayLike, title: str = "") -> "Figure":
     """Draw what each word of a text did for a prediction: a bar to the right speaks for it.
 
@@ -272,7 +275,8 @@ def prediction_table(traced: "Traced", k: int = 5) -> "Figure":
     Returns
     -------
     matplotlib.figure.Figure
-        A cell's colour is the word's probability; what came next is framed.
+        A cell's colour is the word's probability; what came next is framed. What does not fit in the width
+        of a page goes on below.
 
     Raises
     ------
@@ -285,38 +289,33 @@ def prediction_table(traced: "Traced", k: int = 5) -> "Figure":
     best = [traced.best(k, step) for step in range(len(traced.words))]
     k = max(map(len, best))
     longest = max(len(word) for column in best for word, _ in column)
-    longest = max(longest, *map(len, traced.words))
-    figure = new_figure(max(3.0, (0.075 * longest + 0.12) * len(best) + 0.6), 0.24 * k + 0.9)
-    axes = figure.add_subplot()
-    shares = np.full((k, len(best)), np.nan)
-    for step, column in enumerate(best):
-        following = traced.words[step + 1] if step + 1 < len(best) else None
-        for rank, (word, probability) in enumerate(column):
-            shares[rank, step] = probability
-            axes.text(
-                step,
-                rank,
-                escape(word),
-                ha="center",
-                va="center",
-                fontsize=7,
-                color="white" if probability > 0.6 else "black",
-            )
-            if word == following:
-                axes.add_patch(
-                    Rectangle(
-                        (step - 0.46, rank - 0.42), 0.92, 0.84, fill=False, edgecolor=INK[1], linewidth=1.6
-                    )
-                )
+    cell = 0.075 * max(longest, *map(len, traced.words)) + 0.12  # inches
+    across = min(len(best), max(4, int(PAGE / cell)))
+    bands = -(-len(best) // across)
     # From white on: words stand in the cells, and are to be read in print.
     shades = LinearSegmentedColormap.from_list("glassgate-ink", ["white", INK[0]])
-    image = axes.imshow(shares, aspect="auto", cmap=shades, vmin=0.0, vmax=1.0)
-    axes.set_xticks(range(len(best)), [escape(word) for word in traced.words], fontsize=8, weight="bold")
-    axes.xaxis.tick_top()
-    axes.set_yticks(range(k), [str(rank + 1) for rank in range(k)], fontsize=7)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    bar = figure.colorbar(image, ax=axes, pad=0.01, fraction=0.03)
+    figure = new_figure(max(3.0, cell * across + 0.6), bands * (0.24 * k + 0.4) + 0.3)
+    panels = figure.subplots(bands, 1, squeeze=False)[:, 0]
+    for band, axes in enumerate(panels):
+        steps = range(band * across, min((band + 1) * across, len(best)))
+        shares = np.full((k, across), np.nan)
+        for column, step in enumerate(steps):
+            following = traced.words[step + 1] if step + 1 < len(best) else None
+            for rank, (word, probability) in enumerate(best[step]):
+                shares[rank, column] = probability
+                ink = "white" if probability > 0.6 else "black"
+                axes.text(column, rank, escape(word), ha="center", va="center", fontsize=7, color=ink)
+                if word == following:
+                    corner = (column - 0.46, rank - 0.42)
+                    axes.add_patch(Rectangle(corner, 0.92, 0.84, fill=False, edgecolor=INK[1], linewidth=1.6))
+        image = axes.imshow(shares, aspect="auto", cmap=shades, vmin=0.0, vmax=1.0)
+        names = [escape(traced.words[step]) for step in steps]
+        axes.set_xticks(range(len(names)), names, fontsize=8, weight="bold")
+        axes.xaxis.tick_top()
+        axes.set_yticks(range(k), [str(rank + 1) for rank in range(k)], fontsize=7)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=list(panels), pad=0.01, fraction=0.03)
     bar.set_label("probability", fontsize=7)
     bar.ax.tick_params(labelsize=6, length=0)
     bar.outline.set_visible(False)
