@@ -2,21 +2,8 @@
 // each side of every buffer, inputs that must not be written, and scratch memory full of NaN.
 //
 // Usage: guard_test [shapes] [seed]. Prints what it did, ends with 1 at the first difference.
-#include "reference.hpp"
-#include "table.hpp"
+#include "output_cases.hpp"
 #include "team.hpp"
-
-#include <algorithm>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <limits>
-#include <memory>
-#include <random>
-#include <string>
-
-#include <sys/mman.h>
-#include <unistd.h>
 
 namespace glassgate::kernels {
 namespace baseline { extern const Table table; }
@@ -29,109 +16,12 @@ namespace avx512 { extern const Table table; }
 
 namespace {
 
-using namespace glassgate::kernels;
-using reference::Index;
-
-// Memory between two guard pages. It touches the one behind (or, every other time, the one before) as closely as the
-// alignment of its elements allows.
-class Guarded {
-  public:
-    Guarded(std::size_t bytes, bool at_end) : bytes_(bytes) {
-        const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-        inner_ = std::max(page, (bytes + page - 1) / page * page);
-        whole_ = inner_ + 2 * page;
-        base_ = static_cast<std::byte*>(mmap(nullptr, whole_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-        if (base_ == MAP_FAILED || mprotect(base_ + page, inner_, PROT_READ | PROT_WRITE) != 0) std::abort();
-        data_ = base_ + page + (at_end ? inner_ - bytes : 0);
-    }
-    Guarded(const Guarded&) = delete;
-    Guarded& operator=(const Guarded&) = delete;
-    ~Guarded() { munmap(base_, whole_); }
-    std::byte* data() const { return data_; }
-    void freeze() const {
-        if (mprotect(base_ + (whole_ - inner_) / 2, inner_, PROT_READ) != 0) std::abort();
-    }
-
-  private:
-    std::size_t bytes_, inner_ = 0, whole_ = 0;
-    std::byte *base_ = nullptr, *data_ = nullptr;
-};
-
-template <class S> const Entries<S>& entries(const Table& table) {
-    if constexpr (sizeof(S) == 4) return table.single;
-    else return table.twice;
-}
-
-struct Draw {
-    std::mt19937_64 random;
-    Index whole(Index low, Index high) { return low + static_cast<Index>(random() % static_cast<std::uint64_t>(high - low + 1)); }
-    bool coin() { return random() % 2 == 0; }
-    reference::Doubles normal(Index count, double scale) {
-        std::normal_distribution<double> normal(0, scale);
-        reference::Doubles out(static_cast<std::size_t>(count));
-        // Rounded to float, so that both types compute on the same numbers.
-        for (double& value : out) value = static_cast<float>(normal(random));
-        return out;
-    }
-};
+using namespace guarded;
 
 // What is absent is zeros for the reference and a null pointer for the kernel.
 struct Absent {
     bool bias, states, lengths, resets, d_hidden, d_state, d_gates, d_final, some_outputs, packed;
 };
-
-template <class S> class Buffers {
-  public:
-    explicit Buffers(bool at_end) : at_end_(at_end) {}
-    const S* in(const reference::Doubles& values, bool absent = false) {
-        if (absent) return nullptr;
-        S* to = reinterpret_cast<S*>(take(values.size() * sizeof(S)));
-        for (std::size_t i = 0; i < values.size(); ++i) to[i] = static_cast<S>(values[i]);
-        held_.back()->freeze();
-        return to;
-    }
-    template <class B> const B* raw(const std::vector<B>& values, bool absent) {
-        if (absent) return nullptr;
-        B* to = reinterpret_cast<B*>(take(values.size() * sizeof(B)));
-        std::copy(values.begin(), values.end(), to);
-        held_.back()->freeze();
-        return to;
-    }
-    S* out(std::size_t count, bool absent = false) {
-        if (absent) return nullptr;
-        S* to = reinterpret_cast<S*>(take(count * sizeof(S)));
-        std::fill_n(to, count, std::numeric_limits<S>::quiet_NaN());
-        return to;
-    }
-
-  private:
-    std::byte* take(std::size_t bytes) {
-        held_.push_back(std::make_unique<Guarded>(bytes, at_end_));
-        return held_.back()->data();
-    }
-    bool at_end_;
-    std::vector<std::unique_ptr<Guarded>> held_;
-};
-
-int failures = 0;
-
-template <class S>
-void compare(const char* what, const S* got, const reference::Doubles& want, const std::string& where, double growth) {
-    if (got == nullptr) return;
-    double largest = 1;
-    for (double value : want) largest = std::max(largest, std::abs(value));
-    // Rounding errors of sums of a few hundred products, carried over the steps: `growth` units of the largest value.
-    const double allowed = growth * static_cast<double>(std::numeric_limits<S>::epsilon()) * largest;
-    for (std::size_t i = 0; i < want.size(); ++i)
-        if (!(std::abs(static_cast<double>(got[i]) - want[i]) <= allowed)) {
-            std::printf("%s: %s[%zu] is %.9g, expected %.9g\n", where.c_str(), what, i, static_cast<double>(got[i]), want[i]);
-            ++failures;
-            return;
-        }
-}
-
-// All results of one kernel on one problem, as they lie in memory.
-template <class S> using Bits = std::vector<std::vector<S>>;
 
 template <class S>
 Bits<S> run(const Table& table, const reference::Problem& p, const Absent& no, const reference::Answer& want,
@@ -214,23 +104,15 @@ Bits<S> run(const Table& table, const reference::Problem& p, const Absent& no, c
     return bits;
 }
 
-template <class S> bool same(const Bits<S>& a, const Bits<S>& b) {
-    for (std::size_t i = 0; i < a.size(); ++i)
-        if (a[i].size() != b[i].size() || (a[i].size() > 0 && std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(S)) != 0))
-            return false;
-    return a.size() == b.size();
-}
-
-template <class S>
-void check(const std::string& type, const reference::Problem& p, const Absent& no, const reference::Answer& want, int threads) {
-    const auto [T, N, I, H] = p.z;
-    const std::string shape = type + " cell " + std::to_string(static_cast<int>(p.cell)) + " T" + std::to_string(T) + " N" +
-                              std::to_string(N) + " I" + std::to_string(I) + " H" + std::to_string(H);
+// Under every instruction set, with one thread and with several, the buffers' ends and then their beginnings at a guard
+// page: the same bits for any number of threads, and if `any_width` for any width of the vectors.
+template <class S, class Run>
+void in_every_way(const std::string& shape, int threads, bool any_width, const Run& once) {
     const auto all = [&](const Table& table, const char* name) {
         set_threads(1);
-        const Bits<S> one = run<S>(table, p, no, want, true, shape + " " + name);
+        const Bits<S> one = once(table, true, shape + " " + name);
         set_threads(threads);
-        const Bits<S> many = run<S>(table, p, no, want, false, shape + " " + name + " threads " + std::to_string(threads));
+        const Bits<S> many = once(table, false, shape + " " + name + " threads " + std::to_string(threads));
         if (!same(one, many)) {
             std::printf("%s %s: %d threads give other bits than one\n", shape.c_str(), name, threads);
             ++failures;
@@ -241,7 +123,7 @@ void check(const std::string& type, const reference::Problem& p, const Absent& n
 #if defined(GLASSGATE_X86)
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return;
     const Bits<S> narrow = all(avx2::table, "avx2"), wide_bits = all(wide::table, "wide");
-    if (!same(narrow, wide_bits)) {
+    if (any_width && !same(narrow, wide_bits)) {
         std::printf("%s: 32-byte and 64-byte vectors give different bits\n", shape.c_str());
         ++failures;
     }
@@ -249,6 +131,23 @@ void check(const std::string& type, const reference::Problem& p, const Absent& n
         __builtin_cpu_supports("avx512vl"))
         all(avx512::table, "avx512");
 #endif
+}
+
+template <class S>
+void check(const std::string& type, const reference::Problem& p, const Absent& no, const reference::Answer& want, int threads) {
+    const auto [T, N, I, H] = p.z;
+    const std::string shape = type + " cell " + std::to_string(static_cast<int>(p.cell)) + " T" + std::to_string(T) + " N" +
+                              std::to_string(N) + " I" + std::to_string(I) + " H" + std::to_string(H);
+    in_every_way<S>(shape, threads, true, [&](const Table& table, bool at_end, const std::string& where) {
+        return run<S>(table, p, no, want, at_end, where);
+    });
+}
+
+template <class S> void check_output(const std::string& type, Draw& draw, int threads) {
+    const OutputCase c(draw);
+    in_every_way<S>(type + c.name(), threads, false, [&](const Table& table, bool at_end, const std::string& where) {
+        return run_output<S>(entries<S>(table), c, at_end, where);
+    });
 }
 
 }  // namespace
@@ -290,6 +189,8 @@ int main(int count, char** arguments) {
         const int threads = static_cast<int>(draw.whole(2, 4));
         check<float>("float", p, no, want, threads);
         check<double>("double", p, no, want, threads);
+        check_output<float>("float", draw, threads);
+        check_output<double>("double", draw, threads);
     }
     std::printf("%d shapes, %d failures\n", shapes, failures);
     return failures == 0 ? 0 : 1;
