@@ -22,6 +22,7 @@ from glassgate.server.service import REQUEST_SECONDS, Service
 __all__ = ["Completions"]
 
 SEEDS = 2**31
+TOGETHER = 16  # words that a completion which is not streamed takes over at once
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ class Completions:
                         monotonic() + REQUEST_SECONDS,
                         top=body.logprobs or 0,
                         score=scored,
+                        together=1 if body.stream else TOGETHER,
                     )
                 choices.append(Choice(index, spelled, numbers, writer))
         self.service.engine.submit([choice.writer for choice in choices if choice.writer is not None])
@@ -132,7 +134,9 @@ class Completions:
             return words, self.service.numbers(prompt)
         if max(prompt) >= len(self._spelling):
             raise BodyError(f"prompt: word numbers must be below {len(self._spelling)}, got {max(prompt)}")
-        return [self._spelling[number] for number in prompt], self.service.begun(prompt)
+        begun = prompt[0] == self.service.model.vocabulary.eos  # as evaluation programs begin: once is enough
+        words = [self._spelling[number] for number in prompt]
+        return words, prompt if begun else self.service.begun(prompt)
 
     async def _parts(self, choice: Choice, body: Completion) -> AsyncGenerator[Part, None]:
         """Yield what is written; text that may be the beginning of a stop waits until it is known."""
