@@ -66,10 +66,8 @@ def neutral(case: Case, dtype: Any) -> Table:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("cell", CELLS)
 def test_units_that_are_not_edited_keep_every_bit(cell: str, dtype: Any) -> None:
-    """Also those that share a vector with edited ones, and zeros of either sign."""
+    """Also those that share a vector with edited ones."""
     case = make(cell, 5, 7, 6, 21, dtype=dtype, bias=True, lengths=True)
-    case.weights[0][:] *= 0
-    case.weights[1][:, ::2] *= -0.0
     plain, same = run(case, None), run(case, neutral(case, dtype))
     for name, values in plain.items():
         assert values.tobytes() == same[name].tobytes(), name
@@ -81,6 +79,22 @@ def test_units_that_are_not_edited_keep_every_bit(cell: str, dtype: Any) -> None
     for n, length in enumerate(case.lengths):
         if length:
             assert one[last][length - 1, n, 4] == 0.125
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_negative_zero_stays_negative(dtype: Any) -> None:
+    """Half of the smallest number below zero is -0.0; and -0.0 + 0.0 would be 0.0."""
+    zero = np.zeros((4 * 21, 1), dtype)
+    tiny = np.full((1, 21), -np.finfo(dtype).smallest_subnormal)
+    weights = zero, np.zeros((4 * 21, 21), dtype), None, None
+    case = Case("lstm", weights, np.zeros((1, 1, 1), dtype), None, tiny, None, None, False)
+    plain, same = run(case, None)["cell"], run(case, neutral(case, dtype))["cell"]
+    one = run(case, compiled(case, [Edit("cell", add=1, units=[4])], dtype))["cell"]
+    assert np.signbit(plain).all()
+    assert not plain.any()
+    assert np.signbit(same).all()
+    assert np.signbit(one).sum() == 20
+    assert one[0, 0, 4] == 1
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -159,7 +173,7 @@ def test_mean_and_resample_take_the_steps_that_count() -> None:
 
 def test_a_layer_may_be_replaced_from_a_trace() -> None:
     target, recorded = {"l0": Target("gru", 4, 4)}, corpus()
-    for value in (recorded, recorded["l0"], recorded["l0"].reset):
+    for value in (recorded, recorded["l0"], recorded["l0"].reset, recorded["l0"].reset.tolist()):
         edit = for_layers([Edit("reset", replace=value)], target)["l0"][0]
         np.testing.assert_array_equal(edit.replace, recorded["l0"].reset)
 
@@ -171,10 +185,13 @@ def test_a_layer_may_be_replaced_from_a_trace() -> None:
         ("forget", {}, "exactly one of set, .* expected, got none"),
         ("forget", {"set": 1, "add": 2}, "exactly one of set, .* expected, got set, add"),
         ("forget", {"set": np.nan}, "set must be finite numbers, got nan"),
+        ("forget", {"set": np.full((9, 9), np.inf)}, r"finite numbers, got array\(\[\[inf, inf, .*\.\.\.$"),
         ("forget", {"scale": "x"}, "numbers expected, got 'x'"),
         ("forget", {"clamp": (1, 0)}, r"clamp must be \(low, high\) with low <= high, got \(1, 0\)"),
         ("forget", {"clamp": (1, 2, 3)}, "clamp must be"),
         ("forget", {"set": 1, "units": [1, -2]}, "units must be different whole numbers from 0 on"),
+        ("forget", {"clamp": 0.5}, r"clamp must be \(low, high\) with low <= high, got 0\.5"),
+        ("forget", {"set": 1, "units": 3}, "units must be different whole numbers from 0 on, got 3"),
         ("forget", {"set": 1, "units": [1, 1]}, "units must be different"),
         ("forget", {"set": 1, "steps": [1]}, r"steps must be a slice, got \[1\]"),
         ("forget", {"set": 1, "steps": slice(4, 0, -1)}, "that goes forward"),
@@ -198,6 +215,7 @@ def test_what_is_no_edit(gate: str, change: dict[str, Any], message: str) -> Non
         (Edit("forget", set=[1, 2, 3]), r"set must be a number or 4 in l0, got shape \[3\]"),
         (Edit("forget", set=[1, 2], units=[0]), r"set must be a number or 1 in l0, got shape \[2\]"),
         (Edit("forget", replace=np.zeros((2, 3))), r"replace must have shape \[T, 4\] or \[T, N, 4\] for l0"),
+        (Edit("forget", replace=["x"]), "replace must be numbers for l0, got <U1"),
         (Edit("forget", mean=np.zeros((0, 4))), r"mean must have shape \[..., 4\] for l0, got \[0, 4\]"),
         ("forget", "edits: glassgate.edits.Edit expected, got str"),
     ],

@@ -2,19 +2,22 @@
 
 import contextlib
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import glassgate
-from edited_by_hand import edited_definition
+from edited_by_hand import edited_definition, edits_of
 from glassgate import Edit, GlassgateError, kernels
 from glassgate.edit_tables import compile_edits
 from glassgate.trace import NAMES
-from kernel_cases import Case
+from kernel_cases import Case, make
 
 LAYERS: dict[str, Any] = {
     "lstm": glassgate.LSTM,
@@ -67,6 +70,42 @@ def test_both_ways_are_the_equations_with_the_same_edits(cell: str, seed: int) -
             # Six steps of some thirty roundings of numbers of size 1.
             np.testing.assert_allclose(values.detach(), want[gate], rtol=0, atol=1e-13, err_msg=gate)
             np.testing.assert_allclose(fast[f"l0{end}"][gate], want[gate], rtol=0, atol=1e-13, err_msg=gate)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_stacks_with_drawn_edits(data: st.DataObject) -> None:
+    """Two layers, both directions: each reads what the one below it gives after its edits."""
+    cell = data.draw(st.sampled_from(list(LAYERS)))
+    kind = {name: data.draw(st.booleans()) for name in ("lengths", "resets", "bias")}
+    sizes = [data.draw(st.integers(1, most)) for most in (6, 4, 5, 9)]
+    torch.manual_seed(0)
+    drawn = make(cell, *sizes, seed=data.draw(st.integers(0, 999)), **kind)
+    layer = LAYERS[cell](*sizes[2:], num_layers=2, bidirectional=True, bias=kind["bias"], dtype=torch.float64)
+    x, wanted, edits = drawn.x, {}, []
+    for number in range(2):
+        outputs = []
+        for end in ("", "_reverse"):
+            names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            weights = [getattr(layer, f"{name}_l{number}{end}", None) for name in names]
+            arrays = tuple(w if w is None else w.detach().numpy() for w in weights)
+            case = drawn._replace(x=x, weights=arrays, reverse=bool(end))
+            own = [replace(edit, layer=f"l{number}{end}") for edit in data.draw(edits_of(case))]
+            wanted[f"l{number}{end}"] = edited_definition(case, own)
+            outputs.append(wanted[f"l{number}{end}"]["hidden"])
+            edits += own
+        x = np.concatenate(outputs, -1)
+    options = {
+        "lengths": drawn.lengths,
+        "resets": None if drawn.resets is None else torch.tensor(drawn.resets),
+    }
+    for gradients in (False, True):
+        with torch.set_grad_enabled(gradients):
+            got, _ = run(layer, torch.from_numpy(drawn.x), edits, **options)
+        for name, gates in got.items():
+            for gate, values in gates.items():
+                # As for the kernels alone: far below 1e-9; a wrong edit shows at 1e-2.
+                np.testing.assert_allclose(values.detach(), wanted[name][gate], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("cell", LAYERS)
@@ -236,6 +275,9 @@ def test_where_there_is_no_kernel_plain_operations_edit(monkeypatch: pytest.Monk
     assert torch.equal(h[0], y[-1])
     assert (c == 0.5).all()
     assert (trace.cell == 0.5).all()
+    meta = glassgate.GRU(5, 4, device="meta")
+    with torch.no_grad(), glassgate.edit(meta, "update", set=0.5):
+        assert meta(torch.empty(6, 2, 5, device="meta"))[0].shape == (6, 2, 4)
     with pytest.raises(GlassgateError, match="units must be from 0 to 1 in l0, got 3"):
         glassgate.edit(layer, "hidden", set=1, units=[3]).__enter__()
 
@@ -253,6 +295,26 @@ def test_transforms_and_the_compiler_see_edits() -> None:
             torch.testing.assert_close(many[0], want, rtol=0, atol=1e-13)
         assert torch.equal(compiled(x[0])[0], layer(x[0])[0])
         assert not torch.equal(want, layer(x[0])[0])
+
+
+@pytest.mark.parametrize("cell", LAYERS)
+def test_in_bf16_both_ways_round_the_same(cell: str) -> None:
+    """By autocast and by precision="bf16": the factors of the products are rounded, and nothing else."""
+    layer, x = layer_of(cell, dtype=torch.float32), torch.randn(6, 3, 5)
+    results = {}
+    for gradients in (False, True):
+        for auto in (False, True):
+            layer.precision = "fp32" if auto else "bf16"
+            with torch.set_grad_enabled(gradients), torch.autocast("cpu", torch.bfloat16, enabled=auto):
+                trace, _ = run(layer, x, [Edit("candidate", scale=0.5)])
+            results[gradients, auto] = trace["l0"]
+    for gate, want in results[False, False].items():
+        assert torch.equal(results[False, True][gate], want)
+        for auto in (False, True):
+            # float32 sums differ in their last bits; where one falls on the other side of a rounding to
+            # bfloat16, a factor moves by 2^-9: in six steps by at most a few of them.
+            torch.testing.assert_close(results[True, auto][gate], want, rtol=0, atol=2**-7)
+        assert torch.equal(results[True, True][gate], results[True, False][gate])
 
 
 def test_a_function_must_keep_the_shape() -> None:

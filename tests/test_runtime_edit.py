@@ -10,6 +10,7 @@ import glassgate
 from by_hand import drawn_weights, probabilities, runtime_model
 from glassgate import Edit, GlassgateError
 from glassgate.cli.look_edit import NOTES, forget_experiment, show_experiment
+from glassgate.edits import for_layers
 from glassgate.folder.config import ModelConfig
 from glassgate.folder.vocabulary import Vocabulary
 from glassgate.folder.weights import save_weights
@@ -79,6 +80,23 @@ def test_what_follows_from_an_edit(cell: str, reset: str) -> None:
     # Putting the values back gives the first run, and the words that follow it.
     patched = model.trace(SENTENCE, [edit, Edit("hidden", replace=before, layer="l0")])
     np.testing.assert_array_equal(patched.layers["l1"].hidden, before["l1"].hidden)
+
+
+@pytest.mark.parametrize(("cell", "reset"), CELLS)
+def test_word_by_word_with_edits_is_the_text_at_once(cell: str, reset: str) -> None:
+    network = made(cell, reset)[0].network
+    words = np.arange(7)[:, None]
+    edits = for_layers(
+        [Edit("candidate", scale=0.5, steps=slice(2, None, 2)), Edit("hidden", clamp=(-0.1, 0.2), units=[1])],
+        network.targets,
+    )
+    state = network.initial_state(1)
+    whole = network.run(words, state, edits)
+    stepped = network.initial_state(1)
+    parts = [network.run(words[t : t + 1], stepped, edits, first=t) for t in range(7)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    for one, other in zip(stepped, state, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_the_three_gates_of_the_notes() -> None:

@@ -98,7 +98,7 @@ BODIES: list[tuple[str, Any, int, str]] = [
         "/edit",
         {"text": "a", "edits": [{"gate": "update", "set": 0}]},
         422,
-        "edit of update: the layers has input",
+        "edit of update: there is input",
     ),
     (
         "/edit",
@@ -353,9 +353,12 @@ def test_large_bodies(client: Client) -> None:
     line = f"the body: must be at most {LARGEST_BODY} bytes".encode()
     told = raw(client, POST + b"Content-Length: 1000000000\r\n\r\n" + b"a" * 1000)
     chunk = b"4000\r\n" + b"a" * 0x4000 + b"\r\n"
-    streamed = raw(client, POST + b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 20)
+    streamed = raw(client, POST + b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 80)
     absurd = raw(client, POST + b"Content-Length: 1" + b"0" * 18 + b"\r\n\r\n")
-    for reply in (told, streamed, absurd):
+    # Who sends all of it before listening hears the refusal too.
+    drained = raw(client, POST + b"Content-Length: 500000\r\n\r\n", *[b"a" * 50_000] * 10)
+    endless = raw(client, POST + b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 5)
+    for reply in (told, streamed, absurd, drained, endless):
         assert reply.startswith(b"HTTP/1.1 413 ")
         assert line in reply
     whole = b'{"text": "the"}'
@@ -412,6 +415,26 @@ def test_a_busy_server_says_so(folder: Path) -> None:
         assert reply.headers["retry-after"] == "1"
         assert engine.load == 0
         assert client.post("/v1/completions", {"prompt": "the", "n": 2}).status == 200
+
+
+def test_too_many_requests_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused before they are looked at; on a kept connection the next one is answered."""
+    monkeypatch.setattr(protocol, "MOST_REQUESTS", 0)
+    with serving(folder) as client:
+        host, _, port = client.host.rpartition(":")
+        request = POST + b"Content-Length: 15\r\n\r\n" + b'{"text": "the"}'
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(request)
+            refused = connection.recv(65536)
+            monkeypatch.setattr(protocol, "MOST_REQUESTS", 1)
+            connection.sendall(request)
+            answered = connection.recv(65536)
+        assert refused.startswith(b"HTTP/1.1 429 ")
+        assert b"retry-after: 1" in refused
+        assert b"the server: is busy; ask again in a second" in refused
+        assert answered.startswith(b"HTTP/1.1 200 ")
+        metrics = client.get("/metrics").body.decode()
+        assert 'glassgate_requests_total{path="other",status="429"} 1' in metrics.splitlines()
 
 
 def test_too_many_connections(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,11 +155,15 @@ def _composed(
             first_used = 0
             continue
         mask = chosen(edit, steps, batch, lengths, first)
+        if not mask.any():
+            continue
         if edit.kind in ("replace", "resample"):
             before, inverse = number[mask], np.arange(mask.sum())
             value = drawn(edit, steps, batch, first)[mask][:, columns]
         else:
-            before, inverse = np.unique(number[mask], return_inverse=True)
+            before, inverse = np.zeros(1, np.int64), np.zeros(1, np.int64)
+            if len(values) > 1:
+                before, inverse = np.unique(number[mask], return_inverse=True)
             value = numbers(edit.value)
         new = values[before]
         new[:, :, columns] = _followed(new[:, :, columns], edit, value)
@@ -179,8 +183,10 @@ def _followed(rows: Floats, edit: Edit, value: Floats) -> Floats:
         return np.concatenate((scale[:, None], rows[:, 1:] + value), 1)
     if edit.kind == "clamp":
         return np.concatenate((rows[:, :2], np.clip(ends, value[0], value[1])), 1)
-    filled = np.broadcast_to(value, scale.shape)
-    return np.stack((np.zeros_like(scale), filled, filled, filled), 1)
+    filled = np.empty_like(rows)
+    filled[:, 0] = 0
+    filled[:, 1:] = value[..., None, :] if value.ndim else value
+    return filled
 
 
 def drawn(edit: Edit, steps: int, batch: int, first: int | None = None) -> Floats:
@@ -188,7 +194,7 @@ def drawn(edit: Edit, steps: int, batch: int, first: int | None = None) -> Float
     if edit.resample is not None:
         rows: Floats = edit.resample
         random = np.random.default_rng([edit.seed, first or 0])
-        return rows[random.integers(len(rows), size=(steps, batch))]
+        return np.asarray(rows[random.integers(len(rows), size=(steps, batch))], np.float64)
     given = numbers(edit.replace)[first or 0 :][:steps]
     full = np.zeros((steps, batch, given.shape[2]))
     full[: len(given)] = given

@@ -101,11 +101,11 @@ class Edit:
             raise self.error(f"exactly one of {expected} expected, got {came}")
         object.__setattr__(self, "kind", given[0])
         if self.kind in ("set", "scale", "add") and not np.isfinite(numbers(self.value)).all():
-            raise self.error(f"{self.kind} must be finite numbers, got {self.value!r}")
+            raise self.error(f"{self.kind} must be finite numbers, got {_short(self.value)}")
         if self.clamp is not None:
-            ends = np.asarray(self.clamp, float) if len(self.clamp) == 2 else np.array([1.0, 0.0])
-            if not ends[0] <= ends[1]:
-                raise self.error(f"clamp must be (low, high) with low <= high, got {self.clamp!r}")
+            ends = numbers(self.clamp)
+            if ends.shape != (2,) or not ends[0] <= ends[1]:
+                raise self.error(f"clamp must be (low, high) with low <= high, got {_short(self.clamp)}")
         if self.function is not None and not callable(self.function):
             raise self.error(f"function must be callable, got {type(self.function).__name__}")
         if self.units is not None:
@@ -134,17 +134,17 @@ class Edit:
         return GlassgateError(f"edit of {self.gate}: {message}")
 
     def _whole_units(self, units: Iterable[Any]) -> tuple[int, ...]:
-        listed = list(units)
+        listed = list(units) if isinstance(units, Iterable) else [-1]
         wrong = [u for u in listed if isinstance(u, bool) or not isinstance(u, int | np.integer) or u < 0]
         if wrong or len(dict.fromkeys(listed)) != len(listed):
-            raise self.error(f"units must be different whole numbers from 0 on, got {listed}")
+            raise self.error(f"units must be different whole numbers from 0 on, got {_short(units)}")
         return tuple(map(int, listed))
 
     def _check_steps(self) -> None:
         if self.steps is None:
             return
         if not isinstance(self.steps, slice):
-            raise self.error(f"steps must be a slice, got {self.steps!r}")
+            raise self.error(f"steps must be a slice, got {_short(self.steps)}")
         ends = (self.steps.start, self.steps.stop, self.steps.step)
         if not all(end is None or isinstance(end, int) for end in ends) or (self.steps.step or 1) < 1:
             raise self.error(f"steps must be a slice of whole numbers that goes forward, got {self.steps}")
@@ -211,17 +211,21 @@ def _of_layer(edit: Edit, name: str, target: Target) -> Edit:
     values = edit.value[name] if isinstance(edit.value, Trace) else edit.value
     if isinstance(values, LayerTrace):
         values = getattr(values, edit.gate) if edit.kind == "replace" else values.rows(edit.gate)
-    shape = np.shape(values) if not hasattr(values, "detach") else tuple(values.shape)
+    if not hasattr(values, "detach"):
+        values = np.asarray(values)  # no copy: a corpus may be a file larger than memory
+        if values.dtype.kind not in "fiu":
+            raise edit.error(f"{edit.kind} must be numbers for {name}, got {values.dtype}")
+    shape = tuple(values.shape)
     ranks = (2, 3) if edit.kind == "replace" else (1, 2, 3)
     if len(shape) not in ranks or shape[-1] != count or 0 in shape[:-1]:
         expected = f"[T, {count}] or [T, N, {count}]" if edit.kind == "replace" else f"[..., {count}]"
         raise edit.error(f"{edit.kind} must have shape {expected} for {name}, got {list(shape)}")
     if edit.kind == "replace":
         return replace(edit, replace=values[:, None] if len(shape) == 2 else values)
-    rows = numbers(values).reshape(-1, count)
+    rows = (numbers(values) if hasattr(values, "detach") else values).reshape(-1, count)
     if edit.kind == "resample":
         return replace(edit, resample=rows)
-    mean = rows.mean(0)
+    mean = rows.mean(0, dtype=np.float64)
     return replace(edit, mean=None, set=mean if edit.units is None else mean[list(edit.units)])
 
 
@@ -232,7 +236,13 @@ def numbers(values: Any) -> Floats:
     try:
         return np.asarray(values, np.float64)
     except (TypeError, ValueError):
-        raise GlassgateError(f"edit: numbers expected, got {values!r}") from None
+        raise GlassgateError(f"edit: numbers expected, got {_short(values)}") from None
+
+
+def _short(value: Any) -> str:
+    """Return a value as it stands in a message of one line."""
+    whole = " ".join(repr(value).split())
+    return whole if len(whole) <= 60 else whole[:57] + "..."
 
 
 _WRITTEN = re.compile(

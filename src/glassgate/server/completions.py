@@ -22,6 +22,7 @@ from glassgate.server.service import REQUEST_SECONDS, Service
 __all__ = ["Completions"]
 
 SEEDS = 2**31
+TOGETHER = 16  # words that a completion which is not streamed takes over at once
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ class Completions:
                         monotonic() + REQUEST_SECONDS,
                         top=body.logprobs or 0,
                         score=scored,
+                        together=1 if body.stream else TOGETHER,
                     )
                 choices.append(Choice(index, spelled, numbers, writer))
         self.service.engine.submit([choice.writer for choice in choices if choice.writer is not None])

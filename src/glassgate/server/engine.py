@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from threading import Thread
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -15,6 +15,7 @@ from glassgate.errors import GlassgateError
 from glassgate.runtime.matrix import Array, Numbers
 from glassgate.runtime.network import Network
 from glassgate.runtime.output import Best
+from glassgate.server.pace import Pace
 
 __all__ = ["BusyError", "Call", "Engine", "LateError", "Reader", "Want"]
 
@@ -53,6 +54,7 @@ class Reader:
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
+        self.entered = 0.0  # when it came into the batch
         self.cancelled = False
 
     def next(self) -> int:
@@ -127,6 +129,7 @@ class Engine:
         self.limit = rows + waiting
         self.load = 0  # texts and calls that are in; the event loop's thread alone counts
         self.steps = self.words = 0
+        self._pace = Pace()
         self._inbox: SimpleQueue[Sequence[Reader | Call] | None] = SimpleQueue()
         self._state = network.initial_state(rows)
         self._readers: list[Reader] = []
@@ -154,10 +157,16 @@ class Engine:
         BusyError
             When there is no room for them.
         """
-        if self.load + len(work) > self.limit:
+        wanted = self.load + len(work)  # one request may be larger than the room, where it is alone
+        if wanted > self.limit or (self.load and wanted > self._pace.room(self.limit)):
+            self.refuse()
             raise BusyError
         self.load += len(work)
         self._inbox.put(work)
+
+    def refuse(self) -> None:
+        """Take in that a request was refused for want of room, here or before it came here."""
+        self._pace.refuse(self.limit)
 
     def _run(self) -> None:
         while self._receive():
@@ -210,11 +219,13 @@ class Engine:
             if reader.cancelled or now > reader.deadline:
                 events.append((reader, LateError(), True))
                 continue
+            reader.entered = now
             for part in self._state:
                 part[:, len(self._readers)] = 0
             self._readers.append(reader)
 
     def _step(self, events: list[Event]) -> None:
+        start = perf_counter()
         readers = self._readers
         count = len(readers)
         state = tuple(part[:, :count] for part in self._state)
@@ -222,19 +233,24 @@ class Engine:
         self.steps += 1
         self.words += count
         wants = [(place, want) for place in range(count) if (want := readers[place].want()) is not None]
-        if not wants:
-            return
+        if wants:
+            self._answer(wants, state[0][-1], events)
+        self._pace.note(count, bool(wants), perf_counter() - start)
+
+    def _answer(self, wants: Sequence[tuple[int, Want]], hidden: Array, events: list[Event]) -> None:
+        """Give the readers what they want after a step, and take out those that are done."""
         places = [place for place, _ in wants]
-        hidden = state[0][-1]
-        h = self.network.features(hidden if len(places) == count else hidden[places])
+        h = self.network.features(hidden if len(places) == len(hidden) else hidden[places])
         best, logs = self._best(h, wants), self._logs(h, wants)
         done = []
         for row, place in enumerate(places):
-            ended, event = readers[place].take(best.get(row), logs.get(row))
+            reader = self._readers[place]
+            ended, event = reader.take(best.get(row), logs.get(row))
             if ended:
                 done.append(place)
+                self._pace.leave(monotonic() - reader.entered)
             if ended or event is not None:
-                events.append((readers[place], event, ended))
+                events.append((reader, event, ended))
         for place in reversed(done):
             self._remove(place)
 

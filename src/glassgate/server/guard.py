@@ -15,6 +15,8 @@ __all__ = ["Guard", "is_loopback", "receive_body"]
 
 SHORTEST_TOKEN = 16
 BODY_SECONDS = 10.0
+DRAIN_SECONDS = 1.0
+MOST_DRAINED = 1 << 20  # bytes that are read and dropped: a client that still sends does not hear the refusal
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -124,22 +126,26 @@ async def receive_body(
         raise RefusedError(415, "the Content-Encoding header: compressed bodies are not read")
     too_large = RefusedError(413, f"the body: must be at most {LARGEST_BODY} bytes", connection="close")
     length = headers.get(b"content-length", b"0")
-    if length.isdigit() and int(length[:20]) > LARGEST_BODY:
+    if length.isdigit() and int(length[:20]) > MOST_DRAINED:
         raise too_large
-    body = b""
+    parts, size, more = [], 0, True
     try:
-        async with asyncio.timeout(BODY_SECONDS):
-            more = True
-            while more:
+        async with asyncio.timeout(BODY_SECONDS) as deadline:
+            while more and size <= MOST_DRAINED:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise RefusedError(400, "the body: broke off")
-                body += message.get("body", b"")
-                if len(body) > LARGEST_BODY:
-                    raise too_large
-                more = message.get("more_body", False)
+                part, more = message.get("body", b""), message.get("more_body", False)
+                size += len(part)
+                if size <= LARGEST_BODY:
+                    parts.append(part)
+                elif size - len(part) <= LARGEST_BODY:  # the first part too many
+                    deadline.reschedule(asyncio.get_running_loop().time() + DRAIN_SECONDS)
     except TimeoutError:
-        raise RefusedError(
-            408, f"the body: must come within {BODY_SECONDS:g} seconds", connection="close"
-        ) from None
-    return body
+        if size > LARGEST_BODY:
+            raise too_large from None
+        line = f"the body: must come within {BODY_SECONDS:g} seconds"
+        raise RefusedError(408, line, connection="close") from None
+    if size > LARGEST_BODY:
+        raise too_large
+    return b"".join(parts)

@@ -1,9 +1,12 @@
 """HTTP on a connection: uvicorn's protocol, with bounds on what a slow or greedy client may take."""
 
 from asyncio import TimerHandle, Transport
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from glassgate.server.answers import RefusedError
 
 __all__ = ["Protocol"]
 
@@ -11,16 +14,30 @@ LARGEST_HEAD = 16 << 10  # bytes of request line and headers
 HEAD_SECONDS = 5.0
 WRITE_SECONDS = 20.0  # that a client may leave an answer unread
 MOST_CONNECTIONS = 512
+MOST_REQUESTS = 64  # that are answered at the same time
+
+_REFUSAL = RefusedError(429, "the server: is busy; ask again in a second").answer()
+_BUSY = (
+    b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-type: application/json\r\n"
+    b"x-content-type-options: nosniff\r\ncontent-length: %d\r\n\r\n%b" % (len(_REFUSAL.body), _REFUSAL.body)
+)
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection: its headers must come soon and be few, and its answers must be read."""
+    """One connection: its headers must come soon and be few, and its answers must be read.
+
+    Where too many requests are being answered already, the next is refused right here: at ten times the
+    capacity nine requests of ten are refused, and what that takes is taken from the tenth.
+    """
+
+    refused: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._head = 0  # bytes of the head that came so far
         self._fields = 0  # bytes of the request line and headers in it
         self._heading = True  # whether a head is awaited or coming
+        self._refusing = False
         self._late: TimerHandle | None = None
         self._stuck: TimerHandle | None = None
 
@@ -75,12 +92,31 @@ class Protocol(HttpToolsProtocol):
         if self._late is not None:
             self._late.cancel()
             self._late = None
-        super().on_headers_complete()
+        before = self.cycle  # of a pipelined request the answer must wait for that before
+        self._refusing = len(self.tasks) >= MOST_REQUESTS and (before is None or before.response_complete)
+        if not self._refusing:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        if not self._refusing:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Go on to the next head."""
         self._heading = True
-        super().on_message_complete()
+        if not self._refusing:
+            super().on_message_complete()
+            return
+        self._refusing = False
+        self.refused()
+        self.transport.write(_BUSY)
+        if not self.parser.should_keep_alive():
+            self.transport.close()
+        else:
+            self._unset_keepalive_if_required()
+            handler = self.timeout_keep_alive_handler
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, handler)
 
     def pause_writing(self) -> None:
         """Wait for a client that does not read, but not for ever."""

@@ -84,6 +84,8 @@ class Writer(Reader):
         Whether the words that are read are told too, from the second on.
     deadline
         As for `Reader`.
+    together
+        How many words are delivered at once: waking the other thread for each costs more than drawing it.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Writer(Reader):
         deadline: float,
         top: int = 0,
         score: bool = False,
+        together: int = 1,
     ) -> None:
         super().__init__(deadline)
         self._numbers = numbers
@@ -106,6 +109,8 @@ class Writer(Reader):
         self._score = score
         self._generator = np.random.default_rng(sampling.seed)
         self._drawn = 0
+        self._together = together
+        self._held: list[Token] = []
         self._queue: asyncio.Queue[Any] = asyncio.Queue()
 
     def next(self) -> int:
@@ -127,7 +132,7 @@ class Writer(Reader):
         if log is not None:
             number = self._numbers[self._place]
             last = not self._left and self._place == len(self._numbers) - 1
-            return last, Token(number, log, best or none, last)
+            return last, self._hold(Token(number, log, best or none, last))
         assert best is not None
         numbers, y = best
         place = self._sampling.draw(y[: self._candidates], self._generator)
@@ -135,7 +140,16 @@ class Writer(Reader):
         self._left -= 1
         last = not self._left
         top = numbers[: self._top], y[: self._top]
-        return last, Token(self._drawn, ln(max(float(y[place]), float_info.min)), top, last)
+        log = ln(max(float(y[place]), float_info.min))
+        return last, self._hold(Token(self._drawn, log, top, last))
+
+    def _hold(self, token: Token) -> list[Token] | None:
+        """Keep a word back until there are enough of them, or no more."""
+        self._held.append(token)
+        if len(self._held) < self._together and not token.last:
+            return None
+        held, self._held = self._held, []
+        return held
 
     def deliver(self, event: Any) -> None:
         """Queue it for `tokens`."""
@@ -148,8 +162,9 @@ class Writer(Reader):
                 event = await self._queue.get()
                 if isinstance(event, BaseException):
                     raise event
-                yield event
-                if event.last:
-                    return
+                for token in event:
+                    yield token
+                    if token.last:
+                        return
         finally:
             self.cancelled = True

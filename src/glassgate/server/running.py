@@ -75,9 +75,14 @@ class Server:
         self._socket = _listen(host, port)
         name = f"[{host}]" if ":" in host else host
         self.url = f"http://{name}:{self._socket.getsockname()[1]}"
+
+        def refused() -> None:
+            self.engine.refuse()
+            metrics.count_refused()
+
         config = uvicorn.Config(
             self.application,
-            http=Protocol,
+            http=type("CountingProtocol", (Protocol,), {"refused": staticmethod(refused)}),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -181,10 +186,17 @@ def _fixed(answer: Answer) -> Handler:
 def _listen(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
         raise GlassgateError(f"--port: must be from 0 to 65535, got {port}")
+    listening = None
     try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=1024)
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # asyncio sets TCP_NODELAY where the protocol is named; else each answer waits 40 ms for an ACK.
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(1024)
     except OSError as error:
-        raise GlassgateError(
-            f"--host {host} --port {port}: cannot be used: {error.strerror or error}"
-        ) from error
+        if listening is not None:
+            listening.close()
+        reason = error.strerror or error
+        raise GlassgateError(f"--host {host} --port {port}: cannot be used: {reason}") from error
+    return listening
