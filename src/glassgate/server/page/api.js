@@ -26,7 +26,7 @@ function unpack({ shape, float32 }) {
   return { steps: shape[0], units: shape[1], numbers };
 }
 
-const K = 8; // next words that are shown
+const K = 64; // next words that are asked for: some words are shown that others outdid
 
 /** Read a text with edits: trace, next words, and those without the edits. */
 export async function read(text, edits) {

@@ -1,7 +1,7 @@
 // The page: its state, and what happens when someone types, points, clicks or drags.
 
 import { ask, opening, read, useToken } from "./api.js";
-import { GATES, blockOf, canvasPen, gatesOf, hit, measurer, paint, palette, plan, rangeOf, reach } from "./figure.js";
+import { GATES, blockOf, canvasPen, gatesOf, hit, likeness, measurer, paint, palette, plan, rangeOf, reach } from "./figure.js";
 import { make, showArithmetic, showCount, showCourse, showFigures, showWords, written } from "./panels.js";
 import { csv, download, fromFragment, picture, toFragment } from "./save.js";
 import { onOver } from "./search.js";
@@ -77,6 +77,10 @@ const marksOf = (n) => ({ at: state.at?.view === n ? state.at : null, edits: sta
 
 function draw() {
   const place = $("plots");
+  place.classList.toggle("two", views.length > 1);
+  // Both texts in the first one's order: rows that stand at one height are one unit.
+  const first = views.find((view) => view.trace)?.trace;
+  const orders = Object.fromEntries(state.order === "like" && first ? first.layers.map((l) => [l.name, likeness(l.values.hidden)]) : []);
   views.forEach((view, n) => {
     if (!view.canvas) {
       view.canvas = make("canvas", { tabindex: 0, role: "application", "aria-roledescription": "heat map" });
@@ -85,8 +89,7 @@ function draw() {
     }
     view.canvas.hidden = !view.trace;
     if (!view.trace) return;
-    const narrow = views.length > 1 && place.clientWidth > 900;
-    view.where = plan(view.trace, narrow ? place.clientWidth / 2 - 20 : place.clientWidth, state.order, measure);
+    view.where = plan(view.trace, view.canvas.parentElement.clientWidth - 4, orders, measure);
     const { width, height } = view.where;
     const dots = Math.min(window.devicePixelRatio || 1, 16000 / Math.max(width, height));
     Object.assign(view.canvas, { width: Math.round(width * dots), height: Math.round(height * dots) });
@@ -96,7 +99,6 @@ function draw() {
     paint(canvasPen(context), view.trace, view.where, limit, palette(dark()), marksOf(n));
   });
   [...place.children].slice(views.length).forEach((plot) => plot.remove());
-  place.classList.toggle("two", views.length > 1);
 }
 
 /** What a cell is, in words. */

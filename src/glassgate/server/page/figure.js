@@ -81,22 +81,23 @@ export function likeness({ steps, units, numbers }) {
 
 const LEFT = 34;
 const TOP = 40;
+const SLANT = 30; // how far the last slanted word reaches out
 const SLANTED = 74; // the same where the words do not fit side by side
 const CAPTION = 24;
 
-/** Where everything stands, in CSS pixels. `measure` gives a word's width. */
-export function plan(trace, room, order, measure) {
+/** Where everything stands, in CSS pixels. `orders` gives the order of a layer's units, `measure` a word's width. */
+export function plan(trace, room, orders, measure) {
   const steps = trace.words.length;
   const widest = Math.min(110, Math.max(...trace.words.map(measure)) + 12);
   const fair = Math.floor((room - LEFT - 2) / steps);
   const slanted = fair < widest;
-  const column = slanted ? Math.max(24, fair) : Math.max(34, Math.min(96, fair));
+  const column = slanted ? Math.max(24, Math.floor((room - LEFT - SLANT) / steps)) : Math.max(34, Math.min(96, fair));
   const blocks = [];
   const top = slanted ? SLANTED : TOP;
   let y = top;
   for (const layer of trace.layers) {
     const row = Math.max(1, Math.min(7, Math.floor(150 / layer.units)));
-    const units = order === "like" ? likeness(layer.values.hidden) : Array.from({ length: layer.units }, (_, n) => n);
+    const units = orders[layer.name] ?? Array.from({ length: layer.units }, (_, n) => n);
     const places = new Map(units.map((unit, place) => [unit, place]));
     if (trace.layers.length > 1) y += 20;
     const first = y;
@@ -106,7 +107,7 @@ export function plan(trace, room, order, measure) {
       y += row * layer.units + 6;
     }
   }
-  return { steps, column, blocks, slanted, top, width: Math.max(LEFT + column * steps + (slanted ? 26 : 2), 330), height: y + 4, left: LEFT };
+  return { steps, column, blocks, slanted, top, width: Math.max(LEFT + column * steps + (slanted ? SLANT : 2), 330), height: y + 4, left: LEFT };
 }
 
 /** The cell under a point, or null. */

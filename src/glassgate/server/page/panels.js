@@ -20,23 +20,25 @@ export function written(value, digits = 3) {
   return value < 0 && Number(text) !== 0 ? `−${text}` : text;
 }
 
-const percent = (y) => `${(100 * y).toFixed(y < 0.0995 ? 1 : 0)} %`;
+const SHOWN = 8; // next words
+const percent = (y) => `${(100 * y).toFixed(y < 0.00095 ? 2 : y < 0.0995 ? 1 : 0)} %`;
 
 /** The next words with their probabilities; with edits, those before beside those after. */
 export function showWords(place, views, add) {
   place.replaceChildren(...views.map((view) => {
     const before = new Map((view.before || []).map((w) => [w.word, w.probability]));
     const after = new Map(view.next.map((w) => [w.word, w.probability]));
-    const words = [...new Set([...after.keys(), ...before.keys()])].slice(0, view.before ? 11 : 8);
+    const words = [...new Set([...after.keys()].slice(0, SHOWN).concat([...before.keys()].slice(0, SHOWN)))].slice(0, SHOWN + 3);
     const most = Math.max(0.001, ...after.values(), ...before.values());
     const rows = words.map((word) => {
       const bars = make("span", { class: "bars", "aria-hidden": "true" });
-      const columns = view.before ? [["was", before.get(word)], ["is", after.get(word)]] : [["is", after.get(word)]];
-      const numbers = columns.map(([kind, y]) => {
+      const columns = view.before ? [["was", before], ["is", after]] : [["is", after]];
+      const numbers = columns.map(([kind, known]) => {
+        const y = known.get(word);
         const bar = make("span", { class: kind });
         bar.style.width = `${(100 * (y ?? 0)) / most}%`;
         bars.append(bar);
-        return make("td", { class: kind, "data-probability": y ?? "" }, y === undefined ? "below" : percent(y));
+        return make("td", { class: kind, "data-probability": y ?? "" }, y === undefined ? `under ${percent(Math.min(...known.values()))}` : percent(y));
       });
       const button = make("button", { type: "button", class: "word", onclick: () => add(view, word), title: "Write it" }, word);
       return make("tr", { "data-word": word }, make("th", { scope: "row" }, button), make("td", { class: "chart" }, bars), ...numbers);
@@ -129,7 +131,7 @@ export function showFigures(place, figures) {
 export function showCount(place, count) {
   const number = (n) => n.toLocaleString("en");
   const row = (m) => make("tr", {}, make("th", { scope: "row" }, make("i", {}, m.name[0]), m.name.includes("_") ? make("sub", {}, m.name.split("_").slice(1).join("_")) : ""),
-    make("td", {}, [m.role + (m.gate ? ` of the ${m.gate}${m.gate === "candidate" ? "" : " gate"}` : ""), m.layer !== null && count.matrices.some((o) => o.layer > 0) && `layer ${m.layer}`].filter(Boolean).join(", ")),
+    make("td", {}, [m.role + (m.gate ? `, ${m.gate}${m.gate === "candidate" ? "" : " gate"}` : ""), m.layer !== null && count.matrices.some((o) => o.layer > 0) && `layer ${m.layer}`].filter(Boolean).join(", ")),
     make("td", { class: "n" }, m.shape.join(" × ")), make("td", { class: "n" }, number(m.count)));
   const sum = (name, n) => make("tr", {}, make("th", { scope: "row", colspan: 3 }, name), make("td", { class: "n" }, number(n)));
   place.replaceChildren(make("table", { class: "count" },
