@@ -21,7 +21,6 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
 
 TEXT = "the gate opens a door ,"
-PHONE = {"width": 390, "height": 844}
 # The page takes the next words from the trace, /predict from a step of many rows: see test_server.py, CLOSE.
 CLOSE = 1e-5
 
@@ -317,8 +316,7 @@ def test_a_span_finds_the_units_that_are_on_over_it(client: Client, visit: Open)
     assert any(exactly(a, b) for a, b in spans)
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1360])
+@pytest.mark.parametrize(("theme", "width"), [("light", 1360), ("dark", 390)])
 def test_axe_finds_nothing_and_it_fits(client: Client, visit: Open, theme: str, width: int) -> None:
     page = visit(client, color_scheme=theme, viewport={"width": width, "height": 844})
     page.click("[data-set='0']")

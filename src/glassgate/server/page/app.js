@@ -82,14 +82,20 @@ function draw() {
   const first = views.find((view) => view.trace)?.trace;
   const orders = Object.fromEntries(state.order === "like" && first ? first.layers.map((l) => [l.name, likeness(l.values.hidden)]) : []);
   views.forEach((view, n) => {
-    if (!view.canvas) {
-      view.canvas = make("canvas", { tabindex: 0, role: "application", "aria-roledescription": "heat map" });
-      listen(view.canvas, n);
-      place.append(make("div", { class: "plot" }, view.canvas));
-    }
+    if (view.canvas) return;
+    view.canvas = make("canvas", { tabindex: 0, role: "application", "aria-roledescription": "heat map" });
+    listen(view.canvas, n);
+    place.append(make("div", { class: "plot" }, view.canvas));
+  });
+  [...place.children].slice(views.length).forEach((plot) => plot.remove());
+  const planned = (slant) => views.forEach((view) => {
+    view.where = view.trace && plan(view.trace, view.canvas.parentElement.clientWidth - 4, orders, measure, slant);
+  });
+  planned(false);
+  if (views.some((view) => view.where?.slanted)) planned(true); // both alike: rows stand at one height
+  views.forEach((view, n) => {
     view.canvas.hidden = !view.trace;
     if (!view.trace) return;
-    view.where = plan(view.trace, view.canvas.parentElement.clientWidth - 4, orders, measure);
     const { width, height } = view.where;
     const dots = Math.min(window.devicePixelRatio || 1, 16000 / Math.max(width, height));
     Object.assign(view.canvas, { width: Math.round(width * dots), height: Math.round(height * dots) });
@@ -98,7 +104,6 @@ function draw() {
     context.scale(dots, dots);
     paint(canvasPen(context), view.trace, view.where, limit, palette(dark()), marksOf(n));
   });
-  [...place.children].slice(views.length).forEach((plot) => plot.remove());
 }
 
 /** What a cell is, in words. */

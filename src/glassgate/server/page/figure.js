@@ -86,12 +86,12 @@ const SLANTED = 74; // the same where the words do not fit side by side
 const CAPTION = 24;
 
 /** Where everything stands, in CSS pixels. `orders` gives the order of a layer's units, `measure` a word's width. */
-export function plan(trace, room, orders, measure) {
+export function plan(trace, room, orders, measure, slant = false) {
   const steps = trace.words.length;
   const widest = Math.min(110, Math.max(...trace.words.map(measure)) + 12);
   const fair = Math.floor((room - LEFT - 2) / steps);
-  const slanted = fair < widest;
-  const column = slanted ? Math.max(24, Math.floor((room - LEFT - SLANT) / steps)) : Math.max(34, Math.min(96, fair));
+  const slanted = slant || fair < widest;
+  const column = slanted ? Math.max(24, Math.min(96, Math.floor((room - LEFT - SLANT) / steps))) : Math.max(34, Math.min(96, fair));
   const blocks = [];
   const top = slanted ? SLANTED : TOP;
   let y = top;
