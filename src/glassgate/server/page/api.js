@@ -26,7 +26,7 @@ function unpack({ shape, float32 }) {
   return { steps: shape[0], units: shape[1], numbers };
 }
 
-const K = 8; // next words that are shown
+const K = 64; // next words that are asked for: some words are shown that others outdid
 
 /** Read a text with edits: trace, next words, and those without the edits. */
 export async function read(text, edits) {
@@ -34,17 +34,17 @@ export async function read(text, edits) {
   try {
     found = await Promise.all([
       ask("trace", { text, k: K, edits }),
-      edits.length ? ask("edit", { text, k: K, edits }) : null,
+      edits.length ? ask("predict", { text, k: K }) : null,
     ]);
   } catch (error) {
     if (error.status !== 422) throw error;
     return { ...await begun(text, edits, error), text };
   }
-  const [trace, both] = found;
+  const [trace, plain] = found;
   for (const layer of trace.layers) {
     for (const name in layer.values) layer.values[name] = unpack(layer.values[name]);
   }
-  return { text, trace, next: both ? both.after : trace.next, before: both && both.before, line: "" };
+  return { text, trace, next: trace.next, before: plain && plain.words, line: "" };
 }
 
 /** Read a text whose last word is only begun: the gates of what stands before, and how the word may end. */

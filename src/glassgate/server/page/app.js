@@ -1,7 +1,7 @@
 // The page: its state, and what happens when someone types, points, clicks or drags.
 
 import { ask, opening, read, useToken } from "./api.js";
-import { GATES, blockOf, canvasPen, gatesOf, hit, measurer, paint, palette, plan, rangeOf, reach } from "./figure.js";
+import { GATES, blockOf, canvasPen, gatesOf, hit, likeness, measurer, paint, palette, plan, rangeOf, reach } from "./figure.js";
 import { make, showArithmetic, showCount, showCourse, showFigures, showWords, written } from "./panels.js";
 import { csv, download, fromFragment, picture, toFragment } from "./save.js";
 import { onOver } from "./search.js";
@@ -77,16 +77,25 @@ const marksOf = (n) => ({ at: state.at?.view === n ? state.at : null, edits: sta
 
 function draw() {
   const place = $("plots");
+  place.classList.toggle("two", views.length > 1);
+  // Both texts in the first one's order: rows that stand at one height are one unit.
+  const first = views.find((view) => view.trace)?.trace;
+  const orders = Object.fromEntries(state.order === "like" && first ? first.layers.map((l) => [l.name, likeness(l.values.hidden)]) : []);
   views.forEach((view, n) => {
-    if (!view.canvas) {
-      view.canvas = make("canvas", { tabindex: 0, role: "application", "aria-roledescription": "heat map" });
-      listen(view.canvas, n);
-      place.append(make("div", { class: "plot" }, view.canvas));
-    }
+    if (view.canvas) return;
+    view.canvas = make("canvas", { tabindex: 0, role: "application", "aria-roledescription": "heat map" });
+    listen(view.canvas, n);
+    place.append(make("div", { class: "plot" }, view.canvas));
+  });
+  [...place.children].slice(views.length).forEach((plot) => plot.remove());
+  const planned = (slant) => views.forEach((view) => {
+    view.where = view.trace && plan(view.trace, view.canvas.parentElement.clientWidth - 4, orders, measure, slant);
+  });
+  planned(false);
+  if (views.some((view) => view.where?.slanted)) planned(true); // both alike: rows stand at one height
+  views.forEach((view, n) => {
     view.canvas.hidden = !view.trace;
     if (!view.trace) return;
-    const narrow = views.length > 1 && place.clientWidth > 900;
-    view.where = plan(view.trace, narrow ? place.clientWidth / 2 - 20 : place.clientWidth, state.order, measure);
     const { width, height } = view.where;
     const dots = Math.min(window.devicePixelRatio || 1, 16000 / Math.max(width, height));
     Object.assign(view.canvas, { width: Math.round(width * dots), height: Math.round(height * dots) });
@@ -95,8 +104,6 @@ function draw() {
     context.scale(dots, dots);
     paint(canvasPen(context), view.trace, view.where, limit, palette(dark()), marksOf(n));
   });
-  [...place.children].slice(views.length).forEach((plot) => plot.remove());
-  place.classList.toggle("two", views.length > 1);
 }
 
 /** What a cell is, in words. */

@@ -14,7 +14,7 @@ const ROWS = { lstm: ["forget", "input", "candidate", "cell", "output", "hidden"
 
 const PALETTES = {
   light: { paper: "#fcfbf8", ink: "#22262b", soft: "#5d626a", mark: "#b3261e", share: ["#f0ede6", "#8db9b8", "#0d4857"], signed: ["#9c3d26", "#dca48f", "#f0ede6", "#8fb0d2", "#1d4a80"] },
-  dark: { paper: "#15171a", ink: "#e9e6df", soft: "#a4a8ae", mark: "#ff8a7a", share: ["#22262b", "#2d757c", "#d3f1ec"], signed: ["#ffa587", "#8a4a38", "#22262b", "#36597f", "#9cc8fa"] },
+  dark: { paper: "#15171a", ink: "#e9e6df", soft: "#a4a8ae", mark: "#ff8a7a", share: ["#22262b", "#2d757c", "#a5dcd6"], signed: ["#ee9678", "#83483a", "#22262b", "#34557a", "#8dbbee"] },
 };
 const SHADES = 256;
 const SERIF = "'Iowan Old Style', Palatino, 'Palatino Linotype', P052, Georgia, serif";
@@ -81,18 +81,23 @@ export function likeness({ steps, units, numbers }) {
 
 const LEFT = 34;
 const TOP = 40;
+const SLANT = 30; // how far the last slanted word reaches out
+const SLANTED = 74; // the same where the words do not fit side by side
 const CAPTION = 24;
 
-/** Where everything stands, in CSS pixels. `measure` gives a word's width. */
-export function plan(trace, room, order, measure) {
+/** Where everything stands, in CSS pixels. `orders` gives the order of a layer's units, `measure` a word's width. */
+export function plan(trace, room, orders, measure, slant = false) {
   const steps = trace.words.length;
   const widest = Math.min(110, Math.max(...trace.words.map(measure)) + 12);
-  const column = Math.max(widest, 34, Math.min(96, Math.floor((room - LEFT - 2) / steps)));
+  const fair = Math.floor((room - LEFT - 2) / steps);
+  const slanted = slant || fair < widest;
+  const column = slanted ? Math.max(24, Math.min(96, Math.floor((room - LEFT - SLANT) / steps))) : Math.max(34, Math.min(96, fair));
   const blocks = [];
-  let y = TOP;
+  const top = slanted ? SLANTED : TOP;
+  let y = top;
   for (const layer of trace.layers) {
     const row = Math.max(1, Math.min(7, Math.floor(150 / layer.units)));
-    const units = order === "like" ? likeness(layer.values.hidden) : Array.from({ length: layer.units }, (_, n) => n);
+    const units = orders[layer.name] ?? Array.from({ length: layer.units }, (_, n) => n);
     const places = new Map(units.map((unit, place) => [unit, place]));
     if (trace.layers.length > 1) y += 20;
     const first = y;
@@ -102,7 +107,7 @@ export function plan(trace, room, order, measure) {
       y += row * layer.units + 6;
     }
   }
-  return { steps, column, blocks, width: Math.max(LEFT + column * steps + 2, 330), height: y + 4, left: LEFT };
+  return { steps, column, blocks, slanted, top, width: Math.max(LEFT + column * steps + (slanted ? SLANT : 2), 330), height: y + 4, left: LEFT };
 }
 
 /** The cell under a point, or null. */
@@ -121,11 +126,14 @@ export function paint(pen, trace, where, limit, colours, marks) {
   pen.rect(0, 0, where.width, where.height, colours.paper);
   if (marks.span) {
     const [from, to] = marks.span;
-    pen.rect(left + from * column, TOP - 8, (to - from + 1) * column - 1, 2, colours.mark);
+    pen.rect(left + from * column, where.top - 8, (to - from + 1) * column - 1, 2, colours.mark);
   }
   trace.words.forEach((word, step) => {
     const bold = marks.at && marks.at.step === step;
-    pen.text(left + step * column + (column - 1) / 2, TOP - 16, word, { size: 16, family: SERIF, weight: bold ? 700 : 400, fill: colours.ink, anchor: "middle", room: column - 4 });
+    const middle = left + step * column + (column - 1) / 2;
+    const style = { size: 16, family: SERIF, weight: bold ? 700 : 400, fill: colours.ink };
+    if (where.slanted) pen.text(middle + 3, where.top - 14, word, { ...style, turn: -50, room: 74 });
+    else pen.text(middle, where.top - 16, word, { ...style, anchor: "middle", room: column - 4 });
   });
   for (const block of where.blocks) paintBlock(pen, block, where, limit, colours, marks);
   for (const block of where.blocks) {
@@ -185,13 +193,17 @@ export function canvasPen(context) {
   return {
     rect(x, y, w, h, fill) { context.fillStyle = fill; context.fillRect(x, y, w, h); },
     frame(x, y, w, h, stroke, width) { context.strokeStyle = stroke; context.lineWidth = width; context.strokeRect(x, y, w, h); },
-    text(x, y, text, { size, family, fill, weight = 400, italic = false, anchor = "start", room }) {
+    text(x, y, text, { size, family, fill, weight = 400, italic = false, anchor = "start", room, turn = 0 }) {
       context.font = `${italic ? "italic " : ""}${weight} ${size}px ${family}`;
       context.fillStyle = fill;
       context.textAlign = anchor === "middle" ? "center" : anchor;
       let shown = text;
       for (let n = text.length - 1; room && n > 0 && context.measureText(shown).width > room; n -= 1) shown = `${text.slice(0, n)}…`;
-      context.fillText(shown, x, y);
+      context.save();
+      context.translate(x, y);
+      context.rotate((turn * Math.PI) / 180);
+      context.fillText(shown, 0, 0);
+      context.restore();
     },
   };
 }
@@ -203,8 +215,8 @@ export function svgPen(width, height) {
   return {
     rect(x, y, w, h, fill) { parts.push(`<rect x="${x}" y="${y}" width="${w}" height="${h}" fill="${fill}"/>`); },
     frame(x, y, w, h, stroke, line) { parts.push(`<rect x="${x}" y="${y}" width="${w}" height="${h}" fill="none" stroke="${stroke}" stroke-width="${line}"/>`); },
-    text(x, y, text, { size, family, fill, weight = 400, italic = false, anchor = "start" }) {
-      parts.push(`<text x="${x}" y="${y}" font-family="${family}" font-size="${size}" font-weight="${weight}"${italic ? ' font-style="italic"' : ""} fill="${fill}" text-anchor="${anchor}">${escaped(text)}</text>`);
+    text(x, y, text, { size, family, fill, weight = 400, italic = false, anchor = "start", turn = 0 }) {
+      parts.push(`<text x="${x}" y="${y}" font-family="${family}" font-size="${size}" font-weight="${weight}"${italic ? ' font-style="italic"' : ""} fill="${fill}" text-anchor="${anchor}"${turn ? ` transform="rotate(${turn} ${x} ${y})"` : ""}>${escaped(text)}</text>`);
     },
     end: () => `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}">${parts.join("")}</svg>\n`,
   };

@@ -20,23 +20,25 @@ export function written(value, digits = 3) {
   return value < 0 && Number(text) !== 0 ? `−${text}` : text;
 }
 
-const percent = (y) => `${(100 * y).toFixed(y < 0.0995 ? 1 : 0)} %`;
+const SHOWN = 8; // next words
+const percent = (y) => `${(100 * y).toFixed(y < 0.00095 ? 2 : y < 0.0995 ? 1 : 0)} %`;
 
 /** The next words with their probabilities; with edits, those before beside those after. */
 export function showWords(place, views, add) {
   place.replaceChildren(...views.map((view) => {
     const before = new Map((view.before || []).map((w) => [w.word, w.probability]));
     const after = new Map(view.next.map((w) => [w.word, w.probability]));
-    const words = [...new Set([...after.keys(), ...before.keys()])].slice(0, view.before ? 11 : 8);
+    const words = [...new Set([...after.keys()].slice(0, SHOWN).concat([...before.keys()].slice(0, SHOWN)))].slice(0, SHOWN + 3);
     const most = Math.max(0.001, ...after.values(), ...before.values());
     const rows = words.map((word) => {
       const bars = make("span", { class: "bars", "aria-hidden": "true" });
-      const columns = view.before ? [["was", before.get(word)], ["is", after.get(word)]] : [["is", after.get(word)]];
-      const numbers = columns.map(([kind, y]) => {
+      const columns = view.before ? [["was", before], ["is", after]] : [["is", after]];
+      const numbers = columns.map(([kind, known]) => {
+        const y = known.get(word);
         const bar = make("span", { class: kind });
         bar.style.width = `${(100 * (y ?? 0)) / most}%`;
         bars.append(bar);
-        return make("td", { class: kind, "data-probability": y ?? "" }, y === undefined ? "below" : percent(y));
+        return make("td", { class: kind, "data-probability": y ?? "" }, y === undefined ? `under ${percent(Math.min(...known.values()))}` : percent(y));
       });
       const button = make("button", { type: "button", class: "word", onclick: () => add(view, word), title: "Write it" }, word);
       return make("tr", { "data-word": word }, make("th", { scope: "row" }, button), make("td", { class: "chart" }, bars), ...numbers);
@@ -73,14 +75,16 @@ export function showArithmetic(place, layer, at) {
   place.replaceChildren(...lines(layer, at).flatMap(({ terms, computed, found }) => {
     const spoken = terms.map((t) => (typeof t === "string" ? SPOKEN[t] : `${t[0]}${t[2] ? " before" : ""} ${written(t[1])}`)).join(" ");
     const row = make("div", { class: "sum", role: "math", "aria-label": spoken });
+    const result = make("span", { class: "result" }); // the sign and the sum stay on one line
     for (const term of terms) {
       if (typeof term === "string") {
-        row.append(make("span", { class: "sign" }, term));
+        if (term === "=") row.append(result);
+        (term === "=" ? result : row).append(make("span", { class: "sign" }, term));
         continue;
       }
       const [letter, value, previous] = term;
       const name = make("i", {}, letter, ...(previous ? [MINUS1()] : []));
-      row.append(make("span", { class: "term", "data-letter": previous ? `${letter}-1` : letter, "data-value": value }, name, make("b", {}, written(value))));
+      (result.hasChildNodes() ? result : row).append(make("span", { class: "term", "data-letter": previous ? `${letter}-1` : letter, "data-value": value }, name, make("b", {}, written(value))));
     }
     // Five operations on float32 numbers: beyond it a state was set by an edit.
     const edited = Math.abs(computed - found) > 1e-5 * (1 + Math.abs(found));
@@ -127,11 +131,11 @@ export function showFigures(place, figures) {
 export function showCount(place, count) {
   const number = (n) => n.toLocaleString("en");
   const row = (m) => make("tr", {}, make("th", { scope: "row" }, make("i", {}, m.name[0]), m.name.includes("_") ? make("sub", {}, m.name.split("_").slice(1).join("_")) : ""),
-    make("td", {}, [m.role, m.gate && `of the ${m.gate}`, m.layer !== null && count.matrices.some((o) => o.layer > 0) && `layer ${m.layer}`].filter(Boolean).join(", ")),
+    make("td", {}, [m.role + (m.gate ? `, ${m.gate}${m.gate === "candidate" ? "" : " gate"}` : ""), m.layer !== null && count.matrices.some((o) => o.layer > 0) && `layer ${m.layer}`].filter(Boolean).join(", ")),
     make("td", { class: "n" }, m.shape.join(" × ")), make("td", { class: "n" }, number(m.count)));
   const sum = (name, n) => make("tr", {}, make("th", { scope: "row", colspan: 3 }, name), make("td", { class: "n" }, number(n)));
   place.replaceChildren(make("table", { class: "count" },
     make("thead", {}, make("tr", {}, ...["matrix", "what it is", "size", "weights"].map((h) => make("th", { scope: "col" }, h)))),
     make("tbody", {}, ...count.matrices.map(row)),
-    make("tfoot", {}, sum("the cell", count.cell), sum("with the output, all that is trained outside of the embedding", count.total), sum("with the embedding", count.with_embedding))));
+    make("tfoot", {}, sum("the cell", count.cell), sum("with the output", count.total), sum("with the embedding", count.with_embedding))));
 }

@@ -1,0 +1,360 @@
+"""The page in a headless browser: what it shows are the server's numbers, and it asks nobody else."""
+
+import csv
+import json
+import shutil
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from serving import Client, serving, write_folder
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
+
+TEXT = "the gate opens a door ,"
+# The page takes the next words from the trace, /predict from a step of many rows: see test_server.py, CLOSE.
+CLOSE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module", params=["lstm", "gru"])
+def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    with serving(write_folder(tmp_path_factory.mktemp("page") / "drawn", request.param)) as client:
+        yield client
+
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Open]:
+    """Open the page; at the end nothing may have gone wrong in it, and nobody else have been asked."""
+    contexts, wrong, asked = [], [], []
+
+    def open_page(client: Client, fragment: str = f"#text={quote(TEXT)}", **options: Any) -> Page:
+        options.setdefault("viewport", {"width": 1360, "height": 900})
+        context = browser.new_context(reduced_motion="reduce", **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda line: wrong.append(line.text) if "422" not in line.text else None)
+        page.on("request", lambda request: asked.append((client.server.url, request.url)))
+        page.goto(client.server.url + "/" + fragment)
+        page.wait_for_selector("table.next tbody tr")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert wrong == []
+    assert [url for own, url in asked if not url.startswith((own, "blob:" + own, "data:,"))] == []
+
+
+def shown(page: Page, column: str = "is") -> dict[str, float | None]:
+    """The next words on the page; None: not among the best."""
+    rows = page.eval_on_selector_all(
+        "table.next tbody tr",
+        "(rows, kind) => rows.map(r => [r.dataset.word, r.querySelector('td.' + kind)?.dataset.probability])",
+        column,
+    )
+    return {word: float(y) if y else None for word, y in rows}
+
+
+def expected(words: list[dict[str, Any]]) -> dict[str, float]:
+    return {entry["word"]: pytest.approx(entry["probability"], rel=CLOSE) for entry in words}
+
+
+def becomes(page: Page, words: list[dict[str, Any]]) -> None:
+    """Wait until the most probable word and its probability are these, then compare all of them."""
+    page.wait_for_function(
+        """([word, y, close]) => {
+            const row = document.querySelector('table.next tbody tr');
+            const found = row && Number(row.querySelector('td.is').dataset.probability);
+            return row && row.dataset.word === word && Math.abs(found - y) <= close * y;
+        }""",
+        arg=[words[0]["word"], words[0]["probability"], CLOSE],
+        timeout=10_000,
+    )
+    found = shown(page)
+    assert list(found)[:8] == [entry["word"] for entry in words[:8]]
+    assert found == {word: y for word, y in expected(words).items() if word in found}
+
+
+def trace(client: Client, text: str = TEXT, edits: list[Any] | None = None) -> list[dict[str, Any]]:
+    """The layers of a trace, their values as matrices [steps, units]."""
+    layers: list[dict[str, Any]] = client.post("/trace", {"text": text, "edits": edits or []}).json["layers"]
+    for layer in layers:
+        for name, packed in layer["values"].items():
+            numbers = np.frombuffer(b64decode(packed["float32"]), "<f4")
+            layer["values"][name] = numbers.reshape(packed["shape"])
+    return layers
+
+
+def first_gate(layer: dict[str, Any]) -> str:
+    return "forget" if layer["cell"] == "lstm" else "update"
+
+
+def saved(page: Page, button: str, folder: Path) -> bytes:
+    with page.expect_download() as download:
+        page.click(button)
+    path = folder / "saved"
+    download.value.save_as(path)
+    return path.read_bytes()
+
+
+def at(view: int, layer: str, gate: str, unit: int, step: int) -> str:
+    return f"#text={quote(TEXT)}&at={view}:{layer}:{gate}:{unit}:{step}"
+
+
+def test_it_is_small_and_asks_its_own_server_alone(client: Client, visit: Open) -> None:
+    page = visit(client)
+    loaded = page.evaluate(
+        "[location.pathname, ...performance.getEntriesByType('resource').map(e => new URL(e.name).pathname)]"
+    )
+    files = {path for path in loaded if path == "/" or path.endswith((".js", ".css"))}
+    assert {"/", "/app.js", "/style.css"} < files
+    sizes = [len(client.get(path).body) for path in files]
+    assert sum(sizes) <= 150_000
+
+
+def test_typing_changes_the_next_words(client: Client, visit: Open) -> None:
+    page = visit(client, "#text=the")
+    page.focus("#text")
+    page.keyboard.press("End")
+    for typed, text in ((" gate", "the gate"), (" opens , the", "the gate opens , the")):
+        page.keyboard.type(typed)
+        becomes(page, client.post("/predict", {"text": text, "k": 64}).json["words"])
+    words = page.get_attribute("canvas", "aria-label")
+    assert words is not None
+    assert "at “the”" in words
+
+
+def test_an_edit_gives_the_servers_numbers_and_undo_takes_it_back(client: Client, visit: Open) -> None:
+    (_, layer) = trace(client)
+    gate, name = first_gate(layer), layer["name"]
+    page = visit(client, at(0, name, gate, 3, 2))
+    plain = client.post("/predict", {"text": TEXT, "k": 64}).json["words"]
+    becomes(page, plain)
+    scopes = {
+        "cell": {"units": [3], "steps": [2, 3], "layer": name},
+        "unit": {"units": [3], "layer": name},
+        "word": {"steps": [2, 3], "layer": name},
+        "layer": {"layer": name},
+        "all": {},
+    }
+    for scope, about in scopes.items():
+        page.select_option("#scope", scope)
+        page.click("[data-set='0']")
+        both = client.post(
+            "/edit", {"text": TEXT, "k": 64, "edits": [{"gate": gate, "set": 0, **about}]}
+        ).json
+        becomes(page, both["after"])
+        before = shown(page, "was")
+        assert before == {word: y for word, y in expected(both["before"]).items() if word in before}
+        page.click("#undo")
+        becomes(page, plain)
+        page.click("#redo")
+        becomes(page, both["after"])
+        page.keyboard.press("Control+z")
+        becomes(page, plain)
+    assert page.locator("#edits li").count() == 0
+
+
+def test_a_dragged_value_is_one_change(client: Client, visit: Open) -> None:
+    layer = trace(client)[0]
+    gate, name = first_gate(layer), layer["name"]
+    page = visit(client, at(0, name, gate, 1, 4))
+    plain = client.post("/predict", {"text": TEXT, "k": 64}).json["words"]
+    box = page.locator("#value").bounding_box()
+    assert box is not None
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] / 2, middle)
+    page.mouse.down()
+    for share in (0.6, 0.7, 0.8):
+        page.mouse.move(box["x"] + share * box["width"], middle)
+    page.mouse.up()
+    value = float(page.input_value("#value"))
+    assert 0.7 < value < 0.9
+    edit = {"gate": gate, "set": value, "units": [1], "steps": [4, 5], "layer": name}
+    becomes(page, client.post("/edit", {"text": TEXT, "k": 64, "edits": [edit]}).json["after"])
+    page.click("#undo")
+    becomes(page, plain)
+    assert page.is_disabled("#undo")
+
+
+def test_the_arithmetic_has_the_traces_numbers(client: Client, visit: Open) -> None:
+    page = visit(client)
+    for layer in trace(client):
+        values = layer["values"]
+        for gate, unit, step in (("candidate", 0, 0), ("hidden", 5, 3)):
+            page.goto(client.server.url + "/" + at(0, layer["name"], gate, unit, step))
+            page.wait_for_function(
+                "unit => document.querySelector('#where').textContent.includes(unit)",
+                arg=f"unit {unit} of layer {layer['name']}",
+            )
+            terms = page.eval_on_selector_all(
+                "#arithmetic .term", "all => all.map(t => [t.dataset.letter, Number(t.dataset.value)])"
+            )
+            here = {name: float(matrix[step, unit]) for name, matrix in values.items()}
+            state = "cell" if layer["cell"] == "lstm" else "hidden"
+            past = float(values[state][step - 1, unit]) if step else 0.0
+            if layer["cell"] == "lstm":
+                f, i, g, o = (here[n] for n in ("forget", "input", "candidate", "output"))
+                C, h = here["cell"], here["hidden"]
+                wanted = [["f", f], ["C-1", past], ["i", i], ["g", g], ["C", C], ["o", o], ["C", C], ["h", h]]
+                # Five roundings to float32, each of numbers below 4.
+                assert f * past + i * g == pytest.approx(C, abs=5 * 4 * 2**-24)
+                assert o * np.tanh(C) == pytest.approx(h, abs=5 * 2**-24)
+            else:
+                r, u, g, h = (here[n] for n in ("reset", "update", "candidate", "hidden"))
+                wanted = [["r", r], ["h-1", past], ["r h", r * past]]
+                wanted += [["u", u], ["g", g], ["1 − u", 1 - u], ["h-1", past], ["h", h]]
+                assert u * g + (1 - u) * past == pytest.approx(h, abs=5 * 2**-24)
+            assert terms == wanted
+
+
+def test_pointing_and_keys_go_to_the_cell(client: Client, visit: Open) -> None:
+    page = visit(client)
+    page.focus("canvas")
+    for key in ("Home", "ArrowRight", "ArrowRight", "ArrowDown", "PageUp", "PageDown"):
+        page.keyboard.press(key)
+    label = page.get_attribute("canvas", "aria-label")
+    assert label is not None
+    words = client.post("/trace", {"text": TEXT}).json["words"]
+    assert f"at “{words[2]}”" in label
+    before = page.text_content("#pinned")
+    page.hover("canvas", position={"x": 60, "y": 120})
+    assert page.text_content("#pinned") == before  # pointing shows, it does not choose
+    page.click("canvas", position={"x": 60, "y": 120})
+    assert page.text_content("#pinned") == page.text_content("#where") != before
+    page.focus("canvas")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "value"
+
+
+def test_the_csv_is_the_trace(client: Client, visit: Open, tmp_path: Path) -> None:
+    page = visit(client)
+    rows = list(csv.DictReader(saved(page, "#csv", tmp_path).decode().splitlines()))
+    words = client.post("/trace", {"text": TEXT}).json["words"]
+    layers = trace(client)
+    assert len(rows) == sum(matrix.size for layer in layers for matrix in layer["values"].values())
+    matrices = {(layer["name"], name): m for layer in layers for name, m in layer["values"].items()}
+    for row in rows:
+        step, unit = int(row["step"]), int(row["unit"])
+        assert row["word"] == words[step]
+        assert np.float32(row["value"]) == matrices[row["layer"], row["gate"]][step, unit]
+
+
+def test_the_pictures_are_the_figure(client: Client, visit: Open, tmp_path: Path) -> None:
+    page = visit(client)
+    assert saved(page, "#png", tmp_path).startswith(b"\x89PNG\r\n\x1a\n")
+    tree = ElementTree.fromstring(saved(page, "#svg", tmp_path))
+    texts = [element.text for element in tree.iter("{http://www.w3.org/2000/svg}text")]
+    words = client.post("/trace", {"text": TEXT}).json["words"]
+    assert texts[: len(words)] == words
+    rectangles = sum(1 for _ in tree.iter("{http://www.w3.org/2000/svg}rect"))
+    cells = sum(matrix.size for layer in trace(client) for matrix in layer["values"].values())
+    blocks = sum(len(layer["values"]) for layer in trace(client))
+    # The paper, 24 shades of each block's scale, and the frame of the chosen cell.
+    assert rectangles == 1 + cells + 24 * blocks + 1
+
+
+def test_a_link_brings_the_view_back(client: Client, visit: Open) -> None:
+    layer = trace(client)[1]
+    page = visit(client, at(0, layer["name"], first_gate(layer), 2, 1))
+    page.select_option("#scope", "unit")
+    page.click("[data-set='0.5']")
+    page.select_option("#order", "like")
+    page.click("#compare")
+    page.fill("#text2", "a baker")
+    page.select_option("#from", "2")
+    page.wait_for_function("() => location.hash.includes('baker') && location.hash.includes('span')")
+    seen = "[...document.querySelectorAll('.next, #pinned, #edits, #found, #where')].map(e => e.textContent)"
+    edits = [{"gate": first_gate(layer), "set": 0.5, "units": [2], "layer": layer["name"]}]
+    after = client.post("/edit", {"text": "a baker", "k": 64, "edits": edits}).json["after"]
+    second = "document.querySelectorAll('table.next')[1]?.querySelector('tr[data-word]')?.dataset.word"
+    page.wait_for_function(f"word => {second} === word", arg=after[0]["word"])
+    again = visit(client, "#" + page.url.partition("#")[2])
+    again.wait_for_function("() => document.querySelectorAll('table.next').length === 2")
+    assert again.evaluate(seen) == page.evaluate(seen)
+    assert again.input_value("#order") == "like"
+    assert again.evaluate("location.hash") == page.evaluate("location.hash")
+
+
+def test_a_span_finds_the_units_that_are_on_over_it(client: Client, visit: Open) -> None:
+    layer = trace(client)[0]
+    gate, threshold = first_gate(layer), 0.5
+    on = layer["values"][gate] > threshold
+    spans = [(a, b) for a in range(len(on)) for b in range(a, len(on))]
+
+    def exactly(a: int, b: int) -> list[int]:
+        edges = [on[step] for step in (a - 1, b + 1) if 0 <= step < len(on)]
+        return [u for u in range(on.shape[1]) if on[a : b + 1, u].all() and not any(e[u] for e in edges)]
+
+    for a, b in (max(spans, key=lambda s: len(exactly(*s))), min(spans, key=lambda s: len(exactly(*s)))):
+        fragment = f"#text={quote(TEXT)}&span={a}:{b}:{layer['name']}:{gate}:{threshold}"
+        found = visit(client, fragment).eval_on_selector_all(
+            "#units button", "all => all.map(b => +b.textContent)"
+        )
+        assert found == exactly(a, b)
+    assert any(exactly(a, b) for a, b in spans)
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1360), ("dark", 390)])
+def test_axe_finds_nothing_and_it_fits(client: Client, visit: Open, theme: str, width: int) -> None:
+    page = visit(client, color_scheme=theme, viewport={"width": width, "height": 844})
+    page.click("[data-set='0']")
+    page.click("#compare")
+    page.wait_for_selector("#edits li")
+    page.wait_for_function("() => document.querySelectorAll('canvas').length === 2")
+    report = Axe().run(page)
+    assert report.violations_count == 0, report.generate_report()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_the_counts_are_the_models(client: Client, visit: Open) -> None:
+    count = client.get("/model").json["count"]
+    totals = visit(client).eval_on_selector_all("#count tfoot td", "all => all.map(e => e.textContent)")
+    assert totals == [f"{count[name]:,}" for name in ("cell", "total", "with_embedding")]
+
+
+def test_a_begun_word_is_completed(browser: Browser, visit: Open, tmp_path: Path) -> None:
+    with serving(write_folder(tmp_path / "closed", closed=True)) as client:
+        page = visit(client, "#text=the%20ga")
+        becomes(page, client.post("/predict", {"text": "the ga", "k": 64, "complete": True}).json["words"])
+        assert "is begun" in (page.text_content("#status") or "")
+        page.click("table.next tbody .word")
+        word = page.input_value("#text").removeprefix("the ")
+        assert word in ("gate", "gates")
+        becomes(page, client.post("/predict", {"text": f"the {word}", "k": 64}).json["words"])
+        page.fill("#text", "zzz")
+        page.wait_for_function("() => document.querySelector('#status').textContent.includes('zzz')")
+
+
+def test_a_token_is_asked_for(browser: Browser, tmp_path: Path) -> None:
+    token = "a token of some length"
+    with serving(write_folder(tmp_path / "guarded"), token=token) as client:
+        page = browser.new_page()
+        page.goto(client.server.url)
+        page.fill("#token", token)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("table.next tbody tr")
+        assert page.is_hidden("#key")
+        assert token not in json.dumps([page.url, page.evaluate("({...localStorage, ...sessionStorage})")])
+        page.close()
