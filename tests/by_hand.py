@@ -48,6 +48,24 @@ def probabilities(config: ModelConfig, weights: dict[str, Any], words: Any) -> A
     return np.concatenate(parts, -1)
 
 
+def gates_over(config: ModelConfig, weights: dict[str, Any], numbers: list[int]) -> list[Any]:
+    """Return what the gates and states of each layer are over a text, by the notes' equations alone."""
+    x = weights["embedding.weight"][list(numbers)]
+    zeros = np.zeros(config.hidden, x.dtype)
+    layers: list[Any] = []
+    for layer in range(config.layers):
+        ih, hh = weights[f"rnn.weight_ih_l{layer}"], weights[f"rnn.weight_hh_l{layer}"]
+        biases = weights.get(f"rnn.bias_ih_l{layer}"), weights.get(f"rnn.bias_hh_l{layer}")
+        letters = equations.from_torch_layout(ih, hh, *biases, config.reset)
+        if config.cell == "lstm":
+            steps = equations.run_lstm(x, zeros, zeros, **letters)
+        else:
+            steps = equations.run_gru(x, zeros, **letters)
+        layers.append(steps)
+        x = steps.h
+    return layers
+
+
 def model_in_float64(config: ModelConfig, weights: dict[str, Any]) -> NextWordModel:
     """Return a model in evaluation mode, its weights and states in float64."""
     model = NextWordModel(config).double().eval()

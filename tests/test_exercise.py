@@ -10,11 +10,11 @@ import pytest
 import torch
 from rich.console import Console
 
+from by_hand import gates_over
 from glassgate.folder.counting import count_folder
 from glassgate.folder.model import WEIGHTS, read_folder
 from glassgate.folder.weights import load_weights
 from glassgate.language.exercise import sample_text, train_exercise
-from glassgate.language.gates import gates_over
 from glassgate.language.model import NextWordModel
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import glassgate
-from by_hand import drawn_weights, probabilities, runtime_model
+from by_hand import drawn_weights, gates_over, probabilities, runtime_model
 from glassgate import Edit, GlassgateError
 from glassgate.cli.look_edit import NOTES, forget_experiment, show_experiment
 from glassgate.edits import for_layers
@@ -15,7 +15,6 @@ from glassgate.folder.config import ModelConfig
 from glassgate.folder.vocabulary import Vocabulary
 from glassgate.folder.weights import save_weights
 from glassgate.language.evaluation import evaluate
-from glassgate.language.gates import gates_over
 from glassgate.runtime import Model
 
 SENTENCE = "the gate opens and the door closes"

@@ -10,8 +10,8 @@ from glassgate.cli.common import needs
 if TYPE_CHECKING:
     from rich.console import Console
 
-GATES = {"f": "forget f", "i": "input i", "o": "output o"}
-SIGNED = {"g": "candidate g", "C": "cell state C", "h": "hidden state h"}
+GATES = {"forget": "forget f", "input": "input i", "output": "output o"}
+SIGNED = {"candidate": "candidate g", "cell": "cell state C", "hidden": "hidden state h"}
 LINES_SHOWN, WORDS_SHOWN = 4, 12
 PROMPTS = ("warm bread for the", "what do you", "and the gate swung", "by the lamp the keeper thought of the")
 NEXT = """\
@@ -75,19 +75,18 @@ def _show_predictions(folder: Path, console: "Console") -> None:
 
 
 def _show_gates(folder: Path, console: "Console") -> None:
-    from glassgate.folder.model import WEIGHTS, read_folder
-    from glassgate.folder.weights import load_weights
     from glassgate.language.exercise import sample_text
-    from glassgate.language.gates import gates_over
     from glassgate.lens.blocks import Block
     from glassgate.lens.terminal import draw
+    from glassgate.runtime import load
 
-    config, vocabulary = read_folder(folder)
-    words = sample_text().split()[:WORDS_SHOWN]
-    (numbers,) = vocabulary.encode([" ".join(words)])
-    (steps,) = gates_over(config, load_weights(folder / WEIGHTS, config.tensors()), numbers)
-    values = steps._asdict()
+    seen = load(folder).trace(" ".join(sample_text().split()[:WORDS_SHOWN]))
+    gates = seen.layers["l0"]
+
+    def blocks(names: dict[str, str], signed: bool) -> list[Block]:
+        return [Block(title, getattr(gates, name)[:, 0], signed) for name, title in names.items()]
+
     console.print("\n[bold]The gates[/bold] over the first words: a row a word, a cell a unit, from 0 to 1")
-    draw(console, words, [Block(name, values[letter]) for letter, name in GATES.items()])
+    draw(console, seen.words, blocks(GATES, signed=False))
     console.print("\n[bold]Candidate and states[/bold]: from -1 over 0 to 1")
-    draw(console, words, [Block(name, values[letter], signed=True) for letter, name in SIGNED.items()])
+    draw(console, seen.words, blocks(SIGNED, signed=True))
