@@ -117,6 +117,22 @@ def test_echo_and_logprobs_are_the_runtimes_scores(api: openai.OpenAI, model: Mo
             read += " " + word
 
 
+def test_word_numbers_that_begin_with_eos_are_read_as_they_stand(api: openai.OpenAI, model: Model) -> None:
+    """As lm-evaluation-harness scores a whole text: <eos> before it, which has no score itself."""
+    eos = model.vocabulary.eos
+    assert eos is not None
+    prompt = [eos, *model.numbers("the gate opens")]
+    (choice,) = api.completions.create(
+        model="drawn", prompt=prompt, max_tokens=1, temperature=0, echo=True, logprobs=1
+    ).choices
+    assert choice.logprobs is not None
+    assert choice.logprobs.token_logprobs is not None
+    first, *logs, _ = choice.logprobs.token_logprobs
+    assert first is None
+    # Single steps and a block: test_runtime.py, CLOSE.
+    assert logs == pytest.approx([log for _, log in model.score("the gate opens")], rel=1e-5, abs=1e-5)
+
+
 def test_alternatives_of_written_tokens(api: openai.OpenAI, model: Model) -> None:
     (choice,) = api.completions.create(
         model="drawn", prompt="the gate", max_tokens=4, temperature=0, logprobs=3

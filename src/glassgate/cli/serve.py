@@ -24,8 +24,11 @@ def command(
     for module in ("uvicorn", "httptools", "pydantic"):
         needs(module, "serve")
     use_one_thread()
+    import logging
+
     from glassgate.server.exercise import exercise_folder
     from glassgate.server.running import Server
 
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # its warnings tell of clients that went away
     server = Server(folder or exercise_folder(typer.echo), host, port, token)
     server.run(lambda url: typer.echo(f"glassgate: serving at {url} (Ctrl-C ends it)"))

@@ -134,7 +134,9 @@ class Completions:
             return words, self.service.numbers(prompt)
         if max(prompt) >= len(self._spelling):
             raise BodyError(f"prompt: word numbers must be below {len(self._spelling)}, got {max(prompt)}")
-        return [self._spelling[number] for number in prompt], self.service.begun(prompt)
+        begun = prompt[0] == self.service.model.vocabulary.eos  # as evaluation programs begin: once is enough
+        words = [self._spelling[number] for number in prompt]
+        return words, prompt if begun else self.service.begun(prompt)
 
     async def _parts(self, choice: Choice, body: Completion) -> AsyncGenerator[Part, None]:
         """Yield what is written; text that may be the beginning of a stop waits until it is known."""
