@@ -114,7 +114,8 @@ function named(at) {
 
 function showCell() {
   const at = fits(pointed) ? pointed : state.at;
-  $("sum").hidden = $("change").hidden = !fits(at);
+  $("sum").hidden = !fits(at);
+  $("change").hidden = !fits(at) && !state.edits.length; // a link's changes may be of another model: they can be taken back
   if (!fits(at)) return;
   const value = (where) => layerOf(where).values[where.gate].numbers[where.step * layerOf(where).units + where.unit];
   $("where").textContent = named(at);
