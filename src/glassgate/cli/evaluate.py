@@ -26,7 +26,7 @@ def command(
         bool, typer.Option("--dynamic", help="Also while a copy learns from the text (needs torch).")
     ] = False,
     dynamic_rate: Annotated[
-        float | None, typer.Option(help="Its learning rate.  [0.01 with --dynamic-text, else 0.002]")
+        float | None, typer.Option(help="Its learning rate.  [0.02 with --dynamic-text, else 0.002]")
     ] = None,
     dynamic_decay: Annotated[
         float | None, typer.Option(help="Share of the way back in a step.  [0.001]")

@@ -26,7 +26,7 @@ from glassgate.layers.rows import tracked
 __all__ = ["DynamicOptions", "dynamic_perplexity", "read_trainable"]
 
 GATHERED = 100_000  # tokens of the text of the statistics that are read
-RATES = {False: 0.002, True: 0.01}  # without and with statistics
+RATES = {False: 0.002, True: 0.02}  # without and with statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class DynamicOptions:
     Attributes
     ----------
     rate
-        The learning rate, at least 0; by default 0.01 with statistics, 0.002 without.
+        The learning rate, at least 0; by default 0.02 with statistics, 0.002 without.
     decay
         The share of the way back to the trained weights that each step goes, 0 to 1.
     segment

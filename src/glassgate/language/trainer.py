@@ -27,6 +27,7 @@ from glassgate.language.held_out import perplexity
 from glassgate.language.model import NextWordModel
 from glassgate.language.optimizer import AdamW
 from glassgate.language.options import Plan, TrainOptions
+from glassgate.language.parallel import Ranks
 from glassgate.language.picture import draw_loss
 from glassgate.language.progress import ProgressDisplay, clock
 from glassgate.language.schedule import Streams, one_cycle
@@ -63,6 +64,9 @@ class Trainer:
         Where progress is shown.
     save_every
         Seconds between checkpoints; 0: one after every step. They cost time and change no result.
+    ranks
+        The processes that train together. Each reads its part of the streams; what they decide by the
+        clock or by a measurement the first decides for all, and it alone writes.
     """
 
     def __init__(
@@ -72,9 +76,12 @@ class Trainer:
         corpus: Corpus,
         console: Console,
         save_every: float = SAVE_EVERY,
+        ranks: Ranks | None = None,
     ) -> None:
         self.out, self.options, self.corpus, self.console = out, options, corpus, console
         self.save_every = save_every
+        self.ranks = ranks or Ranks()
+        self.writes = self.ranks.rank == 0
         self.checkpoint = out / WORK / CHECKPOINT
         self.metrics = out / files.METRICS
         self.plan = Plan.make(options, corpus)
@@ -82,30 +89,39 @@ class Trainer:
         self.model = NextWordModel(self.plan.config)
         self.streams = Streams(corpus.train, self.plan.batch, self.plan.unroll, options.seed)
         self.optimizer = _optimizer(self.model, options.weight_decay)
-        self.state = self.model.initial_state(self.plan.batch)
+        if self.plan.batch < self.ranks.count:
+            raise GlassgateError(
+                f"--batch: must be at least 1 for each of {self.ranks.count} processes, got {self.plan.batch}"
+            )
+        self.own = self.ranks.part(self.plan.batch)
+        self.state = self.model.initial_state(self.own.stop - self.own.start)
         self.progress = Progress()
         if self.checkpoint.exists():
-            self.state, self.progress = load_checkpoint(self.checkpoint, self.model, self.optimizer)
+            state, self.progress = load_checkpoint(self.checkpoint, self.model, self.optimizer)
+            self.state = tuple(part[:, self.own].contiguous() for part in state)
         self.display = ProgressDisplay(console, "training")
         self.ticked = self.saved = 0.0
 
     def run(self) -> Outcome:
         """Train until the budget is spent or a signal asks to stop."""
-        self._cut_metrics()
-        write_atomically(self.out / files.CONFIG, self.plan.config.to_json())
+        if self.writes:
+            self._cut_metrics()
+            write_atomically(self.out / files.CONFIG, self.plan.config.to_json())
         self._introduce()
         self.ticked = self.saved = time.monotonic()
         with _stop_requested() as stop, self.display:
-            while self._spent() < 1 and not stop.is_set():
+            stopped = bool(self.ranks.first(stop.is_set()))
+            while self._spent() < 1 and not stopped:
                 rate = self._rate()
                 self.step(rate)
                 if self.progress.step % self.plan.log_every == 0:
                     self._log_training(rate)
                 if self.progress.step % self.plan.validate_every == 0:
                     self._validate()
-                if time.monotonic() - self.saved >= self.save_every:
+                if self.ranks.first(time.monotonic() - self.saved) >= self.save_every:
                     self._save()
-            if stop.is_set():
+                stopped = bool(self.ranks.first(stop.is_set()))
+            if stopped:
                 return self._interrupted()
             if self.progress.validated != self.progress.step:
                 self._validate()
@@ -115,7 +131,7 @@ class Trainer:
     def _spent(self) -> float:
         """Return the share of the budget that is spent, after bringing the clock up to date."""
         now = time.monotonic()
-        self.progress.seconds += now - self.ticked
+        self.progress.seconds = self.ranks.first(self.progress.seconds + now - self.ticked)
         self.ticked = now
         return self.plan.progress(self.progress.step, self.progress.seconds)
 
@@ -123,20 +139,23 @@ class Trainer:
         """Read T words of each stream and move the weights once."""
         progress, started = self.progress, time.monotonic()
         # Dropout draws from the seed and the step alone: there is no generator to save.
-        torch.manual_seed((self.options.seed << 32) + progress.step)
+        # Each process draws its own, the first what a single one would.
+        torch.manual_seed((self.options.seed << 32) + progress.step + (self.ranks.rank << 24))
         if progress.step % len(self.streams) == 0:
-            self.state = self.model.initial_state(self.plan.batch)
-        words, targets = self.streams.read(progress.step)
+            self.state = self.model.initial_state(self.own.stop - self.own.start)
+        words, targets = (part[:, self.own] for part in self.streams.read(progress.step))
         self.model.train()
         loss, state = self.model.loss(words, targets, self.state, "mean")
+        loss = loss * (words.shape[1] / self.plan.batch)  # of a single process: 1, exactly
         loss.backward()  # type: ignore[no-untyped-call]
-        value = float(loss.detach())
+        value = self.ranks.add_gradients(self.model.parameters(), float(loss.detach()))
         if not value < LARGEST_LOSS or not isfinite(self.optimizer.step(rate, self.options.clip)):
             raise self._diverged()
         self.state = tuple(part.detach() for part in state)
         progress.step += 1
-        progress.loss += value * targets.numel()
-        progress.tokens += targets.numel()
+        tokens = len(targets) * self.plan.batch
+        progress.loss += value * tokens
+        progress.tokens += tokens
         progress.row_seconds += time.monotonic() - started
 
     def _rate(self) -> float:
@@ -167,7 +186,7 @@ class Trainer:
         progress = self.progress
         self.model.eval()
         self.optimizer.catch_up()
-        value = self._measure(self.corpus.valid[:VALIDATED])
+        value = self.ranks.first(self._measure(self.corpus.valid[:VALIDATED]))
         if not isfinite(value):
             raise self._diverged()
         self._spent()
@@ -175,18 +194,23 @@ class Trainer:
         self._append({"valid_perplexity": value})
         if progress.best is None or value < progress.best:
             progress.best, progress.best_step = value, progress.step
-            save_weights(self.out / files.WEIGHTS, self.model.arrays())
-            self._write_card({})
+            if self.writes:
+                save_weights(self.out / files.WEIGHTS, self.model.arrays())
+                self._write_card({})
         if not self.console.is_terminal or self.plan.validate_every >= 500:
             self.display.say(
                 f"step {progress.step:,}, epoch {self._epoch():.1f}: validation perplexity {value:,.1f}"
             )
 
     def _save(self) -> None:
+        self.saved = time.monotonic()
+        state = tuple(self.ranks.together(part, self.plan.batch) for part in self.state)
+        if not self.writes:
+            return
         with reporting_disk_errors(self.metrics), self.metrics.open("ab") as file:
             os.fsync(file.fileno())
             self.progress.metrics_bytes = file.tell()
-        save_checkpoint(self.checkpoint, self.model, self.optimizer, self.state, self.progress)
+        save_checkpoint(self.checkpoint, self.model, self.optimizer, state, self.progress)
         self.saved = time.monotonic()
 
     def _write_card(self, figures: dict[str, float]) -> None:
@@ -215,6 +239,8 @@ class Trainer:
 
     def _interrupted(self) -> Outcome:
         self._save()
+        if not self.writes:
+            return Outcome(False, {})
         if not (self.out / files.WEIGHTS).exists():
             self.optimizer.catch_up()  # after saving: that must not depend on an interruption
             save_weights(self.out / files.WEIGHTS, self.model.arrays())
@@ -228,6 +254,8 @@ class Trainer:
 
     def _finish(self) -> Outcome:
         """Measure the best weights on all that was held out, and tidy up."""
+        if not self.writes:
+            return Outcome(True, {})
         self.model.load_arrays(load_weights(self.out / files.WEIGHTS, self.plan.config.tensors()))
         self.model.eval()
         figures: dict[str, float] = {}
@@ -245,7 +273,7 @@ class Trainer:
     def _measure(self, tokens: TokenArray) -> float:
         """Read a text as up to ten streams of a thousand tokens or more: several times faster than one."""
         streams = max(1, min(10, len(tokens) // 1_000))
-        return perplexity(self.model, tokens, self.corpus.vocabulary.eos, streams)
+        return perplexity(self.model, tokens, self.corpus.vocabulary.eos, streams) if self.writes else 0.0
 
     def _introduce(self) -> None:
         plan, config = self.plan, self.plan.config
@@ -268,6 +296,8 @@ class Trainer:
     def _append(self, values: dict[str, Any]) -> None:
         row = {"step": self.progress.step, "epoch": round(self._epoch(), 4), **values}
         row["seconds"] = round(self.progress.seconds, 3)
+        if not self.writes:
+            return
         with reporting_disk_errors(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
