@@ -64,9 +64,6 @@ def run_peer(folder: Path, pipe: Connection) -> None:
         text: str
         k: int = 5
 
-    app = FastAPI()
-
-    @app.post("/predict")
     async def predict(request: Request) -> dict[str, Any]:
         with torch.inference_mode():
             (numbers,) = vocabulary.encode([request.text])
@@ -77,6 +74,9 @@ def run_peer(folder: Path, pipe: Connection) -> None:
             y, best = torch.softmax(V @ h + c, 0).topk(request.k)
             words = zip(best.tolist(), y.tolist(), strict=True)
             return {"words": [{"word": vocabulary.words[n], "probability": p} for n, p in words]}
+
+    app = FastAPI()
+    app.post("/predict")(predict)
 
     server = uvicorn.Server(
         uvicorn.Config(app, port=0, log_level="error", access_log=False, http="httptools")

@@ -131,6 +131,24 @@ def test_evaluate_prints_a_table_or_json(program: Program, model: Path, text: Pa
     assert program.run("evaluate", model, packed, "--json").out == ended.out
 
 
+def test_evaluate_with_a_cache_and_while_learning(program: Program, model: Path, text: Path) -> None:
+    """Both stand beside the plain figures, which stay; the folder's bytes stay too."""
+    before = {path.name: path.read_bytes() for path in model.iterdir()}
+    plain = json.loads(program.run("evaluate", model, text, "--json").out)
+    words = ["evaluate", model, text, "--cache", "--cache-window", 300, "--dynamic", "--dynamic-segment", 40]
+    ended = program.run(*words, "--dynamic-text", text, "--json")
+    figures = json.loads(ended.out)
+    adapted = {name: figures.pop(name) for name in ("cache_perplexity", "dynamic_perplexity")}
+    assert figures == plain
+    assert all(1 < value != plain["perplexity"] for value in adapted.values())
+    table = program.run(*words[:-2]).out
+    assert f"with the cache     {adapted['cache_perplexity']:,.2f}" in table
+    assert "learning " in table
+    assert {path.name: path.read_bytes() for path in model.iterdir()} == before
+    refused = program.run("evaluate", model, text, "--cache-window", 300)
+    assert refused.error == "--cache: the options of it were given, but not --cache itself"
+
+
 def test_a_reader_that_goes_away_is_no_error(model: Path) -> None:
     command = [sys.executable, "-m", "glassgate", "generate", str(model), "--words", "20000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:

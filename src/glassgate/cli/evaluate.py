@@ -1,9 +1,11 @@
 """``glassgate evaluate``: how good a model is on a text."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from glassgate.cli.common import needs
 
 
 def command(
@@ -12,20 +14,59 @@ def command(
         list[Path], typer.Argument(metavar="TEXT...", help="UTF-8 texts, .gz or plain; folders.")
     ],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="Also with a neural cache: words of the recent past.")
+    ] = False,
+    cache_window: Annotated[int | None, typer.Option(help="Words that it remembers.  [2000]")] = None,
+    cache_theta: Annotated[
+        float | None, typer.Option(help="Its sharpness.  [9 / mean of h.h so far]")
+    ] = None,
+    cache_lambda: Annotated[float | None, typer.Option(help="Its share of the probability.  [0.2]")] = None,
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="Also while a copy learns from the text (needs torch).")
+    ] = False,
+    dynamic_rate: Annotated[
+        float | None, typer.Option(help="Its learning rate.  [0.02 with --dynamic-text, else 0.002]")
+    ] = None,
+    dynamic_decay: Annotated[
+        float | None, typer.Option(help="Share of the way back in a step.  [0.001]")
+    ] = None,
+    dynamic_segment: Annotated[int | None, typer.Option(help="Words in a step.  [50]")] = None,
+    dynamic_text: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Training text, to measure the size of each weight's gradient on.  [none: plain SGD]"
+        ),
+    ] = None,
 ) -> None:
     """Measure perplexity, recall and keystroke savings on a text.
 
     The text is one stream: the state is carried from its first word to its last, nothing is dropped,
-    every <eos> and <unk> counts. <unk> is never suggested, so an unknown word is a miss.
+    every <eos> and <unk> counts. <unk> is never suggested, so an unknown word is a miss. What --cache and
+    --dynamic measure stands beside the plain figures, and the folder is never changed.
     """
+    from dataclasses import replace
     from json import dumps
 
     from rich.console import Console
 
+    from glassgate.errors import GlassgateError
+    from glassgate.language.cache import CacheOptions
     from glassgate.language.evaluation import evaluate
     from glassgate.language.progress import ProgressDisplay
     from glassgate.runtime import load
 
+    of_cache = _given(window=cache_window, theta=cache_theta, share=cache_lambda)
+    of_dynamic = _given(rate=dynamic_rate, decay=dynamic_decay, segment=dynamic_segment)
+    for wanted, given, name in ((cache, of_cache, "cache"), (dynamic, of_dynamic or dynamic_text, "dynamic")):
+        if given and not wanted:
+            raise GlassgateError(f"--{name}: the options of it were given, but not --{name} itself")
+    remembered = CacheOptions(**of_cache) if cache else None
+    if dynamic:
+        needs("torch", "train")
+        from glassgate.language.dynamic import DynamicOptions, dynamic_perplexity, read_trainable
+
+        learning = DynamicOptions(**of_dynamic)
     model = load(folder)
     total = sum(path.stat().st_size for path in texts if path.is_file())
     with ProgressDisplay(Console(stderr=True), "reading") as display:
@@ -36,7 +77,21 @@ def command(
             lambda tokens, value: display.update(
                 min(0.99, 5 * tokens / max(total, 1)), f"{tokens:,} tokens  perplexity {value:,.2f}"
             ),
+            cache=remembered,
         )
+    if dynamic:
+        with ProgressDisplay(Console(stderr=True), "learning") as display:
+            value = dynamic_perplexity(
+                read_trainable(folder),
+                model.vocabulary,
+                texts,
+                learning,
+                dynamic_text or (),
+                lambda tokens, value: display.update(
+                    min(0.99, tokens / found.tokens), f"{tokens:,} tokens  perplexity {value:,.2f}"
+                ),
+            )
+        found = replace(found, dynamic_perplexity=value)
     if json:
         typer.echo(dumps(found.as_dict()))
         return
@@ -48,5 +103,15 @@ def command(
         *((f"recall@{k}", f"{v:.2%}  (known words: {known[k]:.2%})") for k, v in found.recall.items()),
         ("keystroke savings", f"{found.keystroke_savings:.2%}  (ceiling: {found.keystroke_ceiling:.2%})"),
     ]
-    for name, value in rows:
-        typer.echo(f"{name:<18} {value}".replace("%", " %"))
+    for label, measured in (
+        ("with the cache", found.cache_perplexity),
+        ("learning", found.dynamic_perplexity),
+    ):
+        if measured is not None:
+            rows.append((label, f"{measured:,.2f}  (perplexity; {measured / found.perplexity - 1:+.1%})"))
+    for name, text in rows:
+        typer.echo(f"{name:<18} {text}".replace("%", " %"))
+
+
+def _given(**options: float | None) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

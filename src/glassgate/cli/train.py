@@ -1,5 +1,6 @@
 """``glassgate train``: from a text to a next-word model."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -123,4 +124,5 @@ def command(
     )
     if not outcome.finished:
         raise typer.Exit(130)
-    typer.echo(f"the model is in {out}", err=True)
+    if os.environ.get("RANK", "0") == "0":  # torchrun's other processes write nothing
+        typer.echo(f"the model is in {out}", err=True)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from glassgate.edits import Edit, for_layers
 from glassgate.errors import GlassgateError
 from glassgate.folder.vocabulary import UNK, Vocabulary
+from glassgate.language.cache import Cache, CacheOptions
 from glassgate.language.corpus import batches
 from glassgate.language.figures import exponential
 from glassgate.language.text import Segment, find_files, read_segments
@@ -48,6 +49,10 @@ class Evaluation:
         1 - keys with suggestions / keys letter by letter, over all words.
     keystroke_ceiling
         What it would be, were every word suggested before its first letter.
+    cache_perplexity
+        Of the model together with a neural cache, or None where none was asked for.
+    dynamic_perplexity
+        Of a model that learns while it reads, or None: `glassgate.language.dynamic` measures it.
     """
 
     perplexity: float
@@ -57,10 +62,12 @@ class Evaluation:
     recall_in_vocabulary: dict[int, float]
     keystroke_savings: float
     keystroke_ceiling: float
+    cache_perplexity: float | None = None
+    dynamic_perplexity: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures as ``--json`` prints them."""
-        return {
+        figures = {
             "perplexity": self.perplexity,
             "tokens": self.tokens,
             "unk_rate": self.unk_rate,
@@ -69,6 +76,8 @@ class Evaluation:
             **{f"recall@{k}_in_vocabulary": value for k, value in self.recall_in_vocabulary.items()},
             "keystroke_savings_ceiling": self.keystroke_ceiling,
         }
+        adapted = {"cache_perplexity": self.cache_perplexity, "dynamic_perplexity": self.dynamic_perplexity}
+        return figures | {name: value for name, value in adapted.items() if value is not None}
 
 
 def evaluate(
@@ -76,6 +85,7 @@ def evaluate(
     texts: Sequence[Path],
     report: Callable[[int, float], None] | None = None,
     edits: Iterable[Edit] = (),
+    cache: CacheOptions | None = None,
 ) -> Evaluation:
     """Read a text as one stream, the state carried from its first word to its last.
 
@@ -98,6 +108,8 @@ def evaluate(
         Called after each block with the tokens read and the perplexity so far.
     edits
         Changes of gates and states, made while the model reads; steps are counted from the text's first.
+    cache
+        Of a neural cache whose perplexity is measured beside the model's own; no other figure uses it.
 
     Returns
     -------
@@ -119,17 +131,21 @@ def evaluate(
     unk = -1 if vocabulary.unk is None else vocabulary.unk
     state, total, count, unknown = network.initial_state(1), 0.0, 0, 0
     hits = np.zeros(len(RANKS), np.int64)
+    remembered, with_cache = None if cache is None else Cache(cache), 0.0
     segments = read_segments(find_files(texts), model.config.eos)
     changes = list(edits)
     changing: dict[str, Any] = {"edits": for_layers(changes, network.targets)} if changes else {}
     for words, keys in _blocks(segments, vocabulary):
         if changes:
             changing["first"] = count
-        y = network.output.log_probabilities(network.run(words[:-1, None], state, **changing)[:, 0])
+        h = network.run(words[:-1, None], state, **changing)[:, 0]
+        y = network.output.log_probabilities(h)
         targets = words[1:]
         rows = np.arange(len(targets))
         own = y[rows, targets]
         total -= own.sum(dtype=np.float64)
+        if remembered is not None:
+            with_cache -= remembered.read(h, targets, own).sum()
         count += len(targets)
         unknown += int((targets == unk).sum())
         if unk >= 0:
@@ -155,6 +171,7 @@ def evaluate(
         recall_in_vocabulary={k: int(hit) / known for k, hit in zip(RANKS, hits, strict=True)},
         keystroke_savings=1 - keyboard.pressed / max(keyboard.letter_by_letter, 1),
         keystroke_ceiling=1 - keyboard.words / max(keyboard.letter_by_letter, 1),
+        cache_perplexity=None if cache is None else exponential(float(with_cache) / count),
     )
 
 

@@ -28,6 +28,7 @@ from glassgate.language.held_out import perplexity
 from glassgate.language.model import NextWordModel
 from glassgate.language.optimizer import AdamW
 from glassgate.language.options import Plan, TrainOptions
+from glassgate.language.parallel import Ranks
 from glassgate.language.picture import draw_loss
 from glassgate.language.progress import ProgressDisplay, clock
 from glassgate.language.schedule import Streams, one_cycle
@@ -64,6 +65,9 @@ class Trainer:
         Where progress is shown.
     save_every
         Seconds between checkpoints; 0: one after every step. They cost time and change no result.
+    ranks
+        The processes that train together. Each reads its part of the streams; what they decide by the
+        clock or by a measurement the first decides for all, and it alone writes.
     """
 
     def __init__(
@@ -73,9 +77,12 @@ class Trainer:
         corpus: Corpus,
         console: Console,
         save_every: float = SAVE_EVERY,
+        ranks: Ranks | None = None,
     ) -> None:
         self.out, self.options, self.corpus, self.console = out, options, corpus, console
         self.save_every = save_every
+        self.ranks = ranks or Ranks()
+        self.writes = self.ranks.rank == 0
         self.checkpoint = out / WORK / CHECKPOINT
         self.metrics = out / files.METRICS
         self.plan = Plan.make(options, corpus)
@@ -88,23 +95,29 @@ class Trainer:
         self.streams = Streams(corpus.train, plan.batch, plan.unroll, options.seed, plan.random_unroll)
         self.optimizer = _optimizer(self.model, options.weight_decay)
         self.average = averaging.Average(self.model)
-        self.state = self.model.initial_state(self.plan.batch)
+        if plan.batch < self.ranks.count:
+            raise GlassgateError(
+                f"--batch: must be at least 1 for each of {self.ranks.count} processes, got {plan.batch}"
+            )
+        self.own = self.ranks.part(plan.batch)
+        self.state = self.model.initial_state(self.own.stop - self.own.start)
         self.progress = Progress()
         if self.checkpoint.exists():
-            self.state, self.progress = load_checkpoint(
-                self.checkpoint, self.model, self.optimizer, self.average
-            )
+            state, self.progress = load_checkpoint(self.checkpoint, self.model, self.optimizer, self.average)
+            self.state = tuple(part[:, self.own].contiguous() for part in state)
         self.display = ProgressDisplay(console, "training")
         self.ticked = self.saved = 0.0
 
     def run(self) -> Outcome:
         """Train until the budget is spent or a signal asks to stop."""
-        self._cut_metrics()
-        write_atomically(self.out / files.CONFIG, self.plan.config.to_json())
+        if self.writes:
+            self._cut_metrics()
+            write_atomically(self.out / files.CONFIG, self.plan.config.to_json())
         self._introduce()
         self.ticked = self.saved = time.monotonic()
         with _stop_requested() as stop, self.display:
-            while self._spent() < 1 and not stop.is_set():
+            stopped = bool(self.ranks.first(stop.is_set()))
+            while self._spent() < 1 and not stopped:
                 rate = self._rate()
                 self.step(rate)
                 self._average()
@@ -112,9 +125,10 @@ class Trainer:
                     self._log_training(rate)
                 if self.progress.step % self.plan.validate_every == 0:
                     self._validate()
-                if time.monotonic() - self.saved >= self.save_every:
+                if self.ranks.first(time.monotonic() - self.saved) >= self.save_every:
                     self._save()
-            if stop.is_set():
+                stopped = bool(self.ranks.first(stop.is_set()))
+            if stopped:
                 return self._interrupted()
             if self.progress.validated != self.progress.step:
                 self._validate()
@@ -124,7 +138,7 @@ class Trainer:
     def _spent(self) -> float:
         """Return the share of the budget that is spent, after bringing the clock up to date."""
         now = time.monotonic()
-        self.progress.seconds += now - self.ticked
+        self.progress.seconds = self.ranks.first(self.progress.seconds + now - self.ticked)
         self.ticked = now
         return self.plan.progress(self.progress.step, self.progress.seconds)
 
@@ -132,24 +146,27 @@ class Trainer:
         """Read T words of each stream and move the weights once."""
         progress, started = self.progress, time.monotonic()
         # Dropout draws from the seed and the step alone: there is no generator to save.
-        torch.manual_seed((self.options.seed << 32) + progress.step)
+        # Each process draws its own, the first what a single one would.
+        torch.manual_seed((self.options.seed << 32) + progress.step + (self.ranks.rank << 24))
         if progress.step % len(self.streams) == 0:
-            self.state = self.model.initial_state(self.plan.batch)
-        words, targets = self.streams.read(progress.step)
+            self.state = self.model.initial_state(self.own.stop - self.own.start)
+        words, targets = (part[:, self.own] for part in self.streams.read(progress.step))
         self.model.train()
         plan = self.plan
         loss, penalty, state = self.model.training_loss(
             words, targets, self.state, plan.activation_penalty, plan.slowness_penalty
         )
-        (loss + penalty).backward()  # type: ignore[no-untyped-call]
-        value = float(loss.detach())
+        share = words.shape[1] / plan.batch  # of a single process: 1, exactly
+        ((loss + penalty) * share).backward()  # type: ignore[no-untyped-call]
+        value = self.ranks.add_gradients(self.model.parameters(), float(loss.detach()) * share)
         rate *= len(words) / plan.unroll if plan.random_unroll else 1
         if not value < LARGEST_LOSS or not isfinite(self.optimizer.step(rate, self.options.clip)):
             raise self._diverged()
         self.state = tuple(part.detach() for part in state)
         progress.step += 1
-        progress.loss += value * targets.numel()
-        progress.tokens += targets.numel()
+        tokens = len(targets) * self.plan.batch
+        progress.loss += value * tokens
+        progress.tokens += tokens
         progress.row_seconds += time.monotonic() - started
 
     def _average(self) -> None:
@@ -201,20 +218,25 @@ class Trainer:
     def _compare(self) -> float:
         """Return the validation perplexity of the weights, which are kept if they are the best so far."""
         progress = self.progress
-        value = self._measure(self.corpus.valid[:VALIDATED])
+        value = self.ranks.first(self._measure(self.corpus.valid[:VALIDATED]))
         if not isfinite(value):
             raise self._diverged()
         if progress.best is None or value < progress.best:
             progress.best, progress.best_step = value, progress.step
-            save_weights(self.out / files.WEIGHTS, self.model.arrays())
-            self._write_card({})
+            if self.writes:
+                save_weights(self.out / files.WEIGHTS, self.model.arrays())
+                self._write_card({})
         return value
 
     def _save(self) -> None:
+        self.saved = time.monotonic()
+        state = tuple(self.ranks.together(part, self.plan.batch) for part in self.state)
+        if not self.writes:
+            return
         with reporting_disk_errors(self.metrics), self.metrics.open("ab") as file:
             os.fsync(file.fileno())
             self.progress.metrics_bytes = file.tell()
-        save_checkpoint(self.checkpoint, self.model, self.optimizer, self.average, self.state, self.progress)
+        save_checkpoint(self.checkpoint, self.model, self.optimizer, self.average, state, self.progress)
         self.saved = time.monotonic()
 
     def _write_card(self, figures: dict[str, float]) -> None:
@@ -245,6 +267,8 @@ class Trainer:
 
     def _interrupted(self) -> Outcome:
         self._save()
+        if not self.writes:
+            return Outcome(False, {})
         if not (self.out / files.WEIGHTS).exists():
             self.optimizer.catch_up()  # after saving: that must not depend on an interruption
             save_weights(self.out / files.WEIGHTS, self.model.arrays())
@@ -258,6 +282,8 @@ class Trainer:
 
     def _finish(self) -> Outcome:
         """Measure the best weights on all that was held out, and tidy up."""
+        if not self.writes:
+            return Outcome(True, {})
         self.model.load_arrays(load_weights(self.out / files.WEIGHTS, self.plan.config.tensors()))
         self.model.eval()
         figures: dict[str, float] = {}
@@ -275,7 +301,7 @@ class Trainer:
     def _measure(self, tokens: TokenArray) -> float:
         """Read a text as up to ten streams of a thousand tokens or more: several times faster than one."""
         streams = max(1, min(10, len(tokens) // 1_000))
-        return perplexity(self.model, tokens, self.corpus.vocabulary.eos, streams)
+        return perplexity(self.model, tokens, self.corpus.vocabulary.eos, streams) if self.writes else 0.0
 
     def _introduce(self) -> None:
         plan, config = self.plan, self.plan.config
@@ -298,6 +324,8 @@ class Trainer:
     def _append(self, values: dict[str, Any]) -> None:
         row = {"step": self.progress.step, "epoch": round(self._epoch(), 4), **values}
         row["seconds"] = round(self.progress.seconds, 3)
+        if not self.writes:
+            return
         with reporting_disk_errors(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 

@@ -16,6 +16,7 @@ from glassgate.folder.files import reporting_disk_errors, write_atomically
 from glassgate.folder.vocabulary import Vocabulary
 from glassgate.language.corpus import Corpus, open_tokens, prepare
 from glassgate.language.options import Plan, TrainOptions
+from glassgate.language.parallel import Ranks, joined
 from glassgate.language.trainer import CHECKPOINT, SAVE_EVERY, WORK, Outcome, Trainer, discard
 
 __all__ = ["train"]
@@ -73,12 +74,35 @@ def train(
     """
     if not (isfinite(save_every) and save_every >= 0):
         raise GlassgateError(f"--save-every: must be at least 0, got {save_every}")
-    console = console or Console(stderr=True)
+    with joined() as ranks:
+        if ranks.rank == 0:
+            console = console or Console(stderr=True)
+            return _first(texts, out, options, valid, test, resume, given or {}, save_every, console, ranks)
+        if not ranks.first(0):
+            return Outcome(True, {})
+        options, split = _stored_options(out / WORK / "options.json", {}, ())
+        corpus = open_tokens(Vocabulary.load(out / files.TOKENIZER), split["eos"], out / WORK, split["split"])
+        return _run(out, options, corpus, Console(quiet=True), save_every, ranks)
+
+
+def _first(
+    texts: Sequence[Path],
+    out: Path,
+    options: TrainOptions,
+    valid: Sequence[Path],
+    test: Sequence[Path],
+    resume: bool,
+    given: dict[str, Any],
+    save_every: float,
+    console: Console,
+    ranks: Ranks,
+) -> Outcome:
+    """Prepare the text, tell the other processes that it is there, and train."""
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     work = out / WORK
     stored = work / "options.json"
     if resume and stored.exists():
-        options, split = _stored_options(stored, given or {}, [*texts, *valid, *test])
+        options, split = _stored_options(stored, given, [*texts, *valid, *test])
         vocabulary = Vocabulary.load(out / files.TOKENIZER)
         corpus = open_tokens(vocabulary, split["eos"], work, split["split"])
     else:
@@ -86,6 +110,7 @@ def train(
             discard(out)
             line = f"{out}: the training is finished, there is nothing to resume"
             console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+            ranks.first(False)
             return Outcome(True, {})
         if not texts:
             raise GlassgateError(f"{out}: holds no training to resume, and no text was given to start one")
@@ -96,15 +121,23 @@ def train(
         with reporting_disk_errors(work):
             work.mkdir(exist_ok=True)
         corpus = _prepare(texts, valid, test, options, out, made, console)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(options.threads or threads)
+    ranks.first(True)
     try:
-        with torch.random.fork_rng(devices=[]):
-            return Trainer(out, options, corpus, console, save_every).run()
+        return _run(out, options, corpus, console, save_every, ranks)
     except GlassgateError:
         if not (work / CHECKPOINT).exists() and not (out / files.WEIGHTS).exists():
             _withdraw(out, made)
         raise
+
+
+def _run(
+    out: Path, options: TrainOptions, corpus: Corpus, console: Console, save_every: float, ranks: Ranks
+) -> Outcome:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(options.threads or threads)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return Trainer(out, options, corpus, console, save_every, ranks).run()
     finally:
         torch.set_num_threads(threads)
 
