@@ -120,8 +120,8 @@ def corpus(
 def test_the_batch_grows_with_the_text(tokens: int, batch: int) -> None:
     plan = Plan.make(TrainOptions(), corpus(tokens))
     assert plan.batch == batch
-    # Its rate follows the square root, 0.005 at 40 streams.
-    assert plan.learning_rate == pytest.approx(0.005 * (batch / 40) ** 0.5, rel=1e-12)
+    # Its rate follows the square root, 0.008 at 40 streams.
+    assert plan.learning_rate == pytest.approx(0.008 * (batch / 40) ** 0.5, rel=1e-12)
     assert plan.steps_per_epoch == -(-((tokens - 1) // batch) // 35)
 
 
@@ -191,8 +191,8 @@ def test_the_budget(options: dict[str, Any], epochs: int, seconds: float | None)
     [
         (569, 51, 1),  # 3 steps an epoch: 17 epochs
         (17_921, 64, 6),  # 64 steps an epoch
-        (140_001, 500, 50),
-        (140_281, 500, 50),  # 501 steps an epoch: at 500, not at its end
+        (420_001, 1_500, 50),
+        (420_281, 1_500, 50),  # 1,501 steps an epoch: at 1,500, not at its end
     ],
 )
 def test_when_it_validates_and_logs(tokens: int, every: int, log: int) -> None:

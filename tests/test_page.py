@@ -189,6 +189,8 @@ def test_a_dragged_value_is_one_change(client: Client, visit: Open) -> None:
     for share in (0.6, 0.7, 0.8):
         page.mouse.move(box["x"] + share * box["width"], middle)
     page.mouse.up()
+    # Answers to the first moves may still be on their way; the last one settles the value.
+    page.wait_for_function("document.querySelector('#value').value > 0.7")
     value = float(page.input_value("#value"))
     assert 0.7 < value < 0.9
     edit = {"gate": gate, "set": value, "units": [1], "steps": [4, 5], "layer": name}

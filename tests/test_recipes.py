@@ -68,7 +68,7 @@ def plan(tokens: int = 2_000, **options: Any) -> Plan:
 def test_a_recipe_says_what_the_options_do_not(name: Any) -> None:
     recipe, made = RECIPES[name], plan(recipe=name)
     assert made.recipe == name
-    for field in ("cell", "hidden", "layers", "embedding"):
+    for field in ("cell", "reset", "hidden", "layers", "embedding"):
         assert getattr(made.config, field) == getattr(recipe, field)
     assert made.config.dropout == (0.5 if recipe.dropout is None else recipe.dropout)
     for field in ("weight_drop", "activation_penalty", "slowness_penalty", "average", "random_unroll"):
@@ -81,6 +81,13 @@ def test_options_go_before_the_recipe() -> None:
     assert made.config.dropout == 0.2
     assert (made.weight_drop, made.activation_penalty, made.slowness_penalty) == (0.3, 2.0, 1.0)
     assert (made.average, made.random_unroll) == (0.5, True)
+
+
+def test_a_gru_that_is_asked_for_is_the_notes() -> None:
+    assert plan(recipe="quick").config.reset == "after"
+    assert plan(recipe="quick", cell="gru").config.reset == "before"
+    assert plan(recipe="quick", reset="before").config.reset == "before"
+    assert plan(recipe="quality", cell="gru", reset="after").config.reset == "after"
 
 
 def test_small_networks_are_not_regularised_unless_asked() -> None:

@@ -30,7 +30,9 @@ def command(
     ] = None,
     reset: Annotated[
         Literal["before", "after"] | None,
-        typer.Option(help="GRU: reset before the product (the notes) or after (torch).  [before]"),
+        typer.Option(
+            help="GRU: reset before the product (the notes) or after (torch).  [before with --cell gru]"
+        ),
     ] = None,
     hidden: Annotated[int | None, typer.Option(help="Hidden size.  [by recipe, 512]")] = None,
     layers: Annotated[int | None, typer.Option(help="Layers.  [by recipe, 1]")] = None,
@@ -69,7 +71,7 @@ def command(
     batch: Annotated[int | None, typer.Option(help="Parallel streams.  [by text size, 8 to 40]")] = None,
     unroll: Annotated[int | None, typer.Option(help="Steps of truncated BPTT.  [35]")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Peak of the one-cycle.  [0.005 at 40 streams]")
+        float | None, typer.Option(help="Peak of the one-cycle.  [0.008 at 40 streams]")
     ] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Of AdamW.  [0.01]")] = None,
     clip: Annotated[float | None, typer.Option(help="Largest gradient norm.  [1]")] = None,

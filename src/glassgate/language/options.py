@@ -18,6 +18,7 @@ DEFAULT_MINUTES = 10.0
 MOST_EPOCHS = 30  # where time alone is given, a small text would be learned by heart
 LARGE_VOCABULARY = 10_000  # words from which on `auto` takes the adaptive softmax
 LARGE_BATCH = 40
+MOST_UNSEEN = 1_500  # steps between validations, which cost as much as 50
 SMALL = 100  # hidden size below which nothing is regularised
 STEPS_PER_EPOCH = 200  # at least so many, as far as the batch can shrink
 OutputChoice: TypeAlias = Literal["auto", "full", "adaptive"]
@@ -31,7 +32,7 @@ CHOICES = {
 }
 MOST_THREADS = 1024  # so many the operating system gives; without them the process would end at once
 BYTES = 16  # that a weight takes in training: itself, its gradient and two moments, in float32
-LEARNING_RATE = 5e-3  # at a batch of 40 streams; a smaller one follows the square root
+LEARNING_RATE = 8e-3  # at a batch of 40 streams; a smaller one follows the square root
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class TrainOptions:
 
     recipe: RecipeChoice = "auto"
     cell: Cell | None = None
-    reset: Reset = "before"
+    reset: Reset | None = None
     hidden: int | None = None
     layers: int | None = None
     embedding: int | None = None
@@ -137,7 +138,7 @@ class Plan:
       estimates it, else ``quick``; it gives the sizes and the regularisation (`Recipe`);
     - batch: 40 streams, or fewer so that an epoch has 200 steps; at least 8 as long as the text
       suffices;
-    - learning rate: 0.005 x sqrt(batch / 40), the peak of the one-cycle schedule;
+    - learning rate: 0.008 x sqrt(batch / 40), the peak of the one-cycle schedule;
     - dropout, where the recipe leaves it open: 0.2 from two million tokens on, else 0.5; in any case 0
       for a hidden size below 100, and so are the other regularisers;
     - output: adaptive from 10,000 words on, with cutoffs that `choose_cutoffs` finds in the counts of
@@ -202,7 +203,7 @@ class Plan:
             dropout = 0.2 if tokens >= 2_000_000 else 0.5
         config = ModelConfig(
             cell=recipe.cell,
-            reset=options.reset,
+            reset=recipe.reset,
             vocabulary=words,
             embedding=recipe.embedding,
             hidden=recipe.hidden,
@@ -239,9 +240,9 @@ class Plan:
 
     @property
     def validate_every(self) -> int:
-        """Steps between validations: an epoch, or 500 of a long one, or some short ones."""
+        """Steps between validations: an epoch, or 1,500 of a long one, or some short ones."""
         steps = self.steps_per_epoch
-        return 500 if steps > 500 else steps * -(-50 // steps)
+        return MOST_UNSEEN if steps > MOST_UNSEEN else steps * -(-50 // steps)
 
     @property
     def log_every(self) -> int:
@@ -262,6 +263,8 @@ def _followed(options: TrainOptions, name: str) -> Recipe:
             dropout=0.0
         )  # what can hardly learn its text needs nothing against learning it by heart
     said = {field.name: getattr(options, field.name) for field in fields(Recipe)}
+    if options.cell is not None and options.reset is None:
+        said["reset"] = "before"  # a GRU that is asked for is the notes'
     return replace(recipe, **{name: value for name, value in said.items() if value is not None})
 
 

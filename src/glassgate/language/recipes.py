@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from glassgate.folder.config import Cell
+from glassgate.folder.config import Cell, Reset
 
 __all__ = ["RECIPES", "Recipe", "RecipeChoice", "choose_recipe", "expected_epochs"]
 
@@ -19,8 +19,8 @@ class Recipe:
 
     Attributes
     ----------
-    cell
-        The recurrent cell.
+    cell, reset
+        The recurrent cell, and where a GRU has its reset gate.
     hidden, layers, embedding
         Sizes. V is the embedding (Press and Wolf 2017, arXiv:1608.05859); where the hidden size is another,
         h is projected down to it first.
@@ -41,6 +41,7 @@ class Recipe:
     """
 
     cell: Cell = "lstm"
+    reset: Reset = "before"
     hidden: int = 512
     layers: int = 1
     embedding: int = 256
@@ -53,7 +54,7 @@ class Recipe:
 
 
 RECIPES: Mapping[str, Recipe] = {
-    "quick": Recipe(cell="gru"),
+    "quick": Recipe(cell="gru", reset="after"),
     "quality": Recipe(
         hidden=650,
         dropout=0.4,
