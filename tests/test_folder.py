@@ -124,17 +124,24 @@ def test_a_key_more_or_less_is_named(path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is damaged: Expecting value"),
-        (b"{", "is damaged: "),
-        (b"\xff\xfe{}", "is damaged: 'utf-8' codec can't decode byte 0xff"),
-        (b"\x80\x04]\x94.", "is damaged: "),
-        (b"[" * 60_000, "is damaged: "),
-        (b'{"hidden": ' + b"9" * 5000 + b"}", "is damaged: "),
+        (b"", "is damaged or no configuration: Expecting value"),
+        (
+            b'{"hidden": 1, "hidden": 2}',
+            "is damaged or no configuration: the key 'hidden' stands there twice",
+        ),
+        (b"{", "is damaged or no configuration: "),
+        (b"\xff\xfe{}", "is damaged or no configuration: 'utf-8' codec can't decode byte 0xff"),
+        (b"\x80\x04]\x94.", "is damaged or no configuration: "),
+        (b"[" * 60_000, "is damaged or no configuration: "),
+        (b'{"hidden": ' + b"9" * 5000 + b"}", "is damaged or no configuration: "),
         (b"[]", FOREIGN),
         (b"null", FOREIGN),
         (b'{"model": ["glassgate next-word model"]}', FOREIGN),
         (b'{"model_type": "gpt2"}', FOREIGN),
-        (b" " * (LARGEST_FILE + 1), "is too large for a configuration: expected at most 64 KB"),
+        (
+            b" " * (LARGEST_FILE + 1),
+            "is too large for a configuration: expected at most 65,536 bytes, got 65,537",
+        ),
     ],
 )
 def test_a_damaged_configuration_is_refused(path: Path, content: bytes, message: str) -> None:

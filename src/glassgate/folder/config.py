@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from glassgate.errors import GlassgateError
+from glassgate.folder.files import read_json
 from glassgate.parameters.network import MOST_LAYERS
 
 __all__ = ["Cell", "Eos", "ModelConfig", "Output", "Reset"]
@@ -138,14 +139,7 @@ class ModelConfig:
         GlassgateError
             When the file is missing, damaged, or of another program.
         """
-        try:
-            if path.stat().st_size > LARGEST_FILE:
-                raise GlassgateError(f"{path}: is too large for a configuration: expected at most 64 KB")
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise GlassgateError(f"{path}: cannot be read: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:
-            raise GlassgateError(f"{path}: is damaged: {error}") from error
+        values = read_json(path, LARGEST_FILE, "configuration")
         if not isinstance(values, dict) or values.pop("model", None) != "glassgate next-word model":
             raise GlassgateError(f"{path}: is not the configuration of a glassgate next-word model")
         return cls._from(values, path)

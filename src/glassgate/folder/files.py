@@ -1,15 +1,17 @@
 """Files that are there whole or not at all."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from stat import S_IMODE
+from typing import Any
 
 from glassgate.errors import GlassgateError
 
-__all__ = ["replacing", "reporting_disk_errors", "write_atomically"]
+__all__ = ["read_json", "replacing", "reporting_disk_errors", "write_atomically"]
 
 
 @contextmanager
@@ -120,3 +122,54 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_json(path: Path, largest: int, kind: str) -> Any:
+    """Read a JSON file of one's own that may have been damaged or exchanged.
+
+    Parameters
+    ----------
+    path
+        The file.
+    largest
+        How many bytes are accepted.
+    kind
+        What it should be, for messages.
+
+    Returns
+    -------
+    object
+        What it holds.
+
+    Raises
+    ------
+    GlassgateError
+        When the file is missing or too large, is no JSON, or names a key twice.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "config.json"
+    >>> _ = path.write_text('{"hidden": 20}')
+    >>> read_json(path, 100, "configuration")
+    {'hidden': 20}
+    """
+    try:
+        size = path.stat().st_size
+        if size > largest:
+            raise GlassgateError(
+                f"{path}: is too large for a {kind}: expected at most {largest:,} bytes, got {size:,}"
+            )
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_with_keys_once)
+    except OSError as error:
+        raise GlassgateError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise GlassgateError(f"{path}: is damaged or no {kind}: {error}") from error
+
+
+def _with_keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
+    return table

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from glassgate.errors import GlassgateError
-from glassgate.folder.files import write_atomically
+from glassgate.folder.files import read_json, write_atomically
 
 __all__ = ["EOS", "UNK", "Tokens", "Vocabulary"]
 
@@ -130,14 +130,7 @@ class Vocabulary:
         GlassgateError
             When the file is missing, damaged, or of another program.
         """
-        try:
-            if path.stat().st_size > LARGEST_FILE:
-                raise GlassgateError(f"{path}: is too large for a tokenizer: expected at most 256 MB")
-            table = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise GlassgateError(f"{path}: cannot be read: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:
-            raise GlassgateError(f"{path}: is damaged or no tokenizer: {error}") from error
+        table = read_json(path, LARGEST_FILE, "tokenizer")
         try:
             return cls(_tokenizer(*_recognise(table)))
         except (GlassgateError, UnicodeEncodeError) as error:
