@@ -20,9 +20,8 @@ from glassgate.folder.config import ModelConfig
 from glassgate.folder.vocabulary import Vocabulary
 from glassgate.folder.weights import save_weights
 from glassgate.language.model import NextWordModel
-from glassgate.runtime import Model, Session, _rows
+from glassgate.runtime import Model, Session
 from glassgate.runtime.matrix import Matrix
-from glassgate.runtime.output import Output
 
 WORDS = "the then there gate gates gatehouse open opens a an and door baker bakes loaf of in"
 
@@ -101,43 +100,6 @@ def test_probabilities_are_those_of_the_torch_model(config: ModelConfig, seed: i
             assert found[word] == pytest.approx(y[number], rel=CLOSE, abs=1e-30)
 
 
-def output_of(config: ModelConfig, weights: dict[str, Any]) -> Output:
-    V = weights["embedding.weight" if config.tied else "output.weight"]
-    return Output(config, Matrix(Stored(V)), weights)
-
-
-@settings(max_examples=300)
-@given(configs(), st.data())
-def test_the_best_words_are_those_of_all_probabilities_sorted(
-    config: ModelConfig, data: st.DataObject
-) -> None:
-    """Exactly: the same bits as where every cluster is computed; ties to the lower number."""
-    generator = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
-    weights = float32(drawn_weights(config, data.draw(st.integers(0, 2**32 - 1))))
-    for name in weights:  # few values, so that words tie; peaks, so that clusters cannot win
-        weights[name] = np.round(weights[name]) * np.float32(data.draw(st.sampled_from([0.0, 1.0, 8.0])))
-    output = output_of(config, weights)
-    h = np.round(generator.uniform(-2, 2, (5, config.width))).astype(np.float32)
-    k = data.draw(st.sampled_from([1, 2, 5, 64, config.vocabulary]))
-    never = data.draw(st.none() | st.integers(0, config.vocabulary - 1))
-    allowed = None
-    if data.draw(st.booleans()):
-        allowed = np.flatnonzero(generator.random(config.vocabulary) < data.draw(st.sampled_from([0.0, 0.3])))
-    for row in range(5):
-        logs = output.log_probabilities(h[row : row + 1])[0]
-        may = np.arange(config.vocabulary) if allowed is None else allowed
-        may = may[may != never]
-        expected = may[np.argsort(-logs[may], kind="stable")][:k]
-        ((numbers, y),) = output.best(h[row : row + 1], k, allowed, never)
-        assert numbers.tolist() == expected.tolist()
-        assert np.array_equal(y, np.exp(logs[expected].astype(np.float64)))
-    # Several rows at once go through other products, which may round otherwise.
-    for (numbers, y), row in zip(output.best(h, k, allowed, never), h, strict=True):
-        ((alone, expected_y),) = output.best(row[None], k, allowed, never)
-        assert len(numbers) == len(alone)
-        np.testing.assert_allclose(y, expected_y, rtol=CLOSE, atol=1e-30)
-
-
 @settings(max_examples=200)
 @given(st.integers(1, 9), st.integers(1, 150), st.integers(0, 2**32 - 1), st.booleans())
 def test_a_product_is_that_of_the_matrix_unpacked(rows: int, width: int, seed: int, biased: bool) -> None:
@@ -172,38 +134,6 @@ def test_a_large_matrix_is_read_as_one_stream_to_the_same_bits() -> None:
     h = np.ones((1, 256), np.float32)
     whole = Matrix(Stored(V)).product(h, None)[0]
     assert np.array_equal(Matrix(Stored(V)).part(100, 200).product(h, None)[0], whole[100:200])
-
-
-@pytest.mark.parametrize("wrong", ["V", "h", "y", "c", "scales", "none", "form", "size"])
-def test_the_kernel_reads_no_byte_beyond_a_buffer(wrong: str) -> None:
-    V, scales = np.zeros((3, 4), np.int8), np.zeros(3, np.float32)
-    call: dict[str, Any] = {"form": 3, "rows": 3, "width": 4, "V": V, "scales": scales, "c": scales}
-    call |= {"h": np.zeros(4, np.float32), "y": np.zeros(3, np.float32)}
-    _rows.product(**call)
-    if wrong in ("none", "form", "size"):
-        changes = {"none": {"scales": None}, "form": {"form": 4}, "size": {"rows": 2**40, "width": 2**40}}
-        call |= changes[wrong]
-        message = "must not be None|out of bounds"
-    else:
-        call[wrong], message = call[wrong][:-1], f"^{wrong}: needs"
-    with pytest.raises(ValueError, match=message):
-        _rows.product(**call)
-
-
-def test_clusters_that_cannot_win_are_not_visited(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = ModelConfig(
-        cell="gru", vocabulary=100, embedding=4, hidden=4, output="adaptive", cutoffs=(10, 40, 70), bias=True
-    )
-    weights = float32(drawn_weights(config, 1))
-    weights["output.clusters.weight"][:] = 0
-    weights["output.clusters.bias"][:] = [-30, 30, -30]
-    output, visited = output_of(config, weights), []
-    product = Matrix.product
-    monkeypatch.setattr(Matrix, "product", lambda V, h, c: (visited.append(len(V)), product(V, h, c))[1])
-    h = np.ones((1, 4), np.float32)
-    ((numbers, _),) = output.best(h, 5)
-    assert ((numbers >= 40) & (numbers < 70)).all()
-    assert visited == [10, 3, 30]  # the head, its clusters, and the one that can win
 
 
 def example(cell: str = "lstm", dtype: type = np.float32, eos: bool = True) -> Model:

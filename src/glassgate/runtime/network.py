@@ -61,7 +61,8 @@ class Network:
         self.embedding = Matrix(stored.pop("embedding.weight"))
         V = self.embedding if config.tied else Matrix(stored.pop("output.weight"))
         others = {name: tensor.unpacked() for name, tensor in stored.items()}
-        self.projection = others.get("projection.weight")
+        projection = stored.get("projection.weight")
+        self.projection = None if projection is None else Matrix(projection)
         self.output = Output(config, V, others)
         self.layers = [_layer(config, others, number) for number in range(config.layers)]
 
@@ -133,7 +134,9 @@ class Network:
     @QUIET
     def features(self, h: Array) -> Array:
         """Return what V multiplies, from hidden states of the last layer: h itself, or P h."""
-        return h if self.projection is None else h @ self.projection.T
+        if self.projection is None:
+            return h
+        return self.projection.product(h.reshape(-1, h.shape[-1]), None).reshape(*h.shape[:-1], -1)
 
 
 def _layer(config: ModelConfig, weights: Mapping[str, Array], number: int) -> PackedLSTM | PackedGRU:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,9 @@ import numpy.typing as npt
 from glassgate.errors import GlassgateError
 from glassgate.folder.compact import Stored
 from glassgate.folder.config import ModelConfig
+from glassgate.runtime import _rows
 from glassgate.runtime.matrix import Array, Matrix, Numbers
+from glassgate.runtime.sketch import Sketch
 
 __all__ = ["QUIET", "Best", "Output"]
 
@@ -19,7 +21,7 @@ Best: TypeAlias = tuple[Numbers, npt.NDArray[np.float64]]
 
 # Weights of a damaged model may overflow: that is seen, and told, in the sum of the softmax.
 QUIET = np.errstate(over="ignore", invalid="ignore")
-GROUP = 64  # logits of which one maximum is taken, to find the best without sorting them
+NONE = np.iinfo(np.int64).max  # the number that stands where there is no word
 
 
 class Output:
@@ -44,7 +46,8 @@ class Output:
         p(word) = p_head(cluster) * p_cluster(word)        one above it
 
     A word of a cluster is at most as probable as its cluster. So the best words are exact without
-    visiting a cluster whose probability is below that of the k-th best word found so far.
+    visiting a cluster whose probability is below that of the k-th best word found so far. Where words
+    are read one at a time, a sketch of V in a quarter of its bytes tells more: see `Sketch`.
 
     Examples
     --------
@@ -65,6 +68,7 @@ class Output:
         self.parts = [
             (start, V.part(start, stop), None if c is None else c[start:stop]) for start, stop in bounds
         ]
+        self.sketches = [Sketch() for _ in self.parts[1:]]
 
     @QUIET
     def log_probabilities(self, h: Array) -> Array:
@@ -113,96 +117,93 @@ class Output:
         list of (numbers, probabilities)
             For each row, the more probable first. Probabilities are shares of all words.
         """
-        head, clusters = self._head(h)
-        spans = [_span(allowed, start, start + len(V)) for start, V, _ in self.parts]
-        hidden = [_inside(never, start, start + len(V)) for start, V, _ in self.parts]
-        found = [_select(row, k, 0, spans[0], hidden[0]) for row in head]
-        # Of each row the clusters, the most probable first: where one cannot win, no later one can.
-        order = np.argsort(-clusters, axis=1, kind="stable")
-        going = list(range(len(h)))
-        for place in range(clusters.shape[1]):
-            going = [m for m in going if _may_win(clusters[m, order[m, place]], found[m][1], k)]
-            if not going:
-                break
-            for number in set(order[going, place].tolist()):
-                start, V, c = self.parts[number + 1]
-                span = spans[number + 1]
-                if span is not None and not span.size:
-                    continue
-                rows = [m for m in going if order[m, place] == number]
-                logs = _log_softmax(V.product(h[rows], c))
-                logs += clusters[rows, number, None]
-                for m, row in zip(rows, logs, strict=True):
-                    found[m] = _merge(found[m], _select(row, k, start, span, hidden[number + 1]), k)
-        return [(numbers, np.exp(logs.astype(np.float64))) for numbers, logs in found]
+        k = min(k, self.words)
+        logits, clusters = self._head_logits(h)
+        chosen, most, log_sum = _best(logits, self.first, k, 0, allowed, never)
+        clusters = clusters - most - log_sum
+        for number in np.flatnonzero((clusters >= chosen.logs[:, -1:]).any(0)).tolist():
+            start, V, c = self.parts[number + 1]
+            if allowed is not None and not _span(allowed, start, start + len(V)).size:
+                continue
+            share, bar = clusters[:, number], chosen.logs[:, -1]
+            if len(h) == 1 and share[0] >= bar[0]:
+                share = share + self.sketches[number].highest(V, c, h[0])
+            rows = (share >= bar).nonzero()[0]
+            if rows.size:
+                found, _, _ = _best(V.product(h[rows], c), len(V), k, start, allowed, never)
+                np.add(found.logs, clusters[rows, number, None], out=found.logs)
+                chosen.merge(rows, found)
+        return chosen.rows()
 
     def _head(self, h: Array) -> tuple[Array, Array]:
         """Return log p of the words of the head [M, first] and of the clusters [M, clusters]."""
+        logits, _ = self._head_logits(h)
+        logs = _log_softmax(logits)
+        return logs[:, : self.first], logs[:, self.first :]
+
+    def _head_logits(self, h: Array) -> tuple[Array, Array]:
+        """Return the logits of the head, [M, first + clusters], and the clusters' alone: a view."""
         _, V, c = self.parts[0]
         logits = V.product(h, c)
-        if self.entries is None:
-            return _log_softmax(logits), logits[:, :0]
-        entries = self.entries.product(h, self.entry_biases)
-        logs = _log_softmax(np.concatenate((logits, entries), axis=1))
-        return logs[:, : self.first], logs[:, self.first :]
+        if self.entries is not None:
+            entries = self.entries.product(h, self.entry_biases)
+            logits = np.concatenate((logits, entries), axis=1)
+        return logits, logits[:, self.first :]
+
+
+class _Chosen(NamedTuple):
+    """The k best words of each row so far: numbers and log y, [M, k]; -inf where there are fewer."""
+
+    numbers: Numbers
+    logs: Array
+
+    def merge(self, rows: Numbers, other: "_Chosen") -> None:
+        """Let other words of some rows in; their numbers are higher than those that are there."""
+        numbers = np.concatenate((self.numbers[rows], other.numbers), axis=1)
+        logs = np.concatenate((self.logs[rows], other.logs), axis=1)
+        # Stable: of equals the lower number, which stands first, stays first.
+        order = np.argsort(-logs, axis=1, kind="stable")[:, : self.logs.shape[1]]
+        each = np.arange(len(rows))[:, None]
+        self.numbers[rows], self.logs[rows] = numbers[each, order], logs[each, order]
+
+    def rows(self) -> list[Best]:
+        """Return the words of each row with their probabilities."""
+        y = np.exp(self.logs.astype(np.float64))
+        there = self.numbers != NONE
+        return [(n[kept], row[kept]) for n, row, kept in zip(self.numbers, y, there, strict=True)]
+
+
+def _best(
+    logits: Array, words: int, k: int, start: int, allowed: Numbers | None, never: int | None
+) -> tuple[_Chosen, Array, Array]:
+    """Return the k best of the first words of a part with their logs, and the two parts of log sum exp."""
+    rows, doubles = len(logits), logits.dtype == np.float64
+    numbers, logs = np.empty((rows, k), np.int64), np.empty((rows, k), logits.dtype)
+    most, log_sum = np.empty((rows, 1), logits.dtype), np.empty((rows, 1), logits.dtype)
+    span = None if allowed is None else np.ascontiguousarray(_span(allowed, start, start + words))
+    barred = never - start if never is not None and start <= never < start + words else -1
+    found = (most, log_sum, logs, numbers)
+    _rows.best(rows, logits.shape[1], words, k, barred, doubles, span, logits, *found)
+    _check(log_sum)
+    numbers[numbers != NONE] += start
+    logs -= most
+    logs -= log_sum
+    return _Chosen(numbers, logs), most, log_sum
 
 
 def _log_softmax(logits: Array) -> Array:
     """Log of the softmax of each row, in place."""
-    logits -= logits.max(1, keepdims=True)
-    sums = np.log(np.exp(logits).sum(1, keepdims=True))
-    if not np.isfinite(sums).all():
-        raise GlassgateError("the model: its probabilities are no numbers: it is damaged, or of no use")
-    logits -= sums
+    _, most, log_sum = _best(logits, 0, 1, 0, None, None)
+    logits -= most
+    logits -= log_sum
     return logits
 
 
-def _span(allowed: Numbers | None, start: int, stop: int) -> Numbers | None:
-    """Return the allowed words of a part, from its start on; None: all."""
-    if allowed is None:
-        return None
+def _check(log_sums: Array) -> None:
+    if not np.isfinite(log_sums).all():
+        raise GlassgateError("the model: its probabilities are no numbers: it is damaged, or of no use")
+
+
+def _span(allowed: Numbers, start: int, stop: int) -> Numbers:
+    """Return the allowed words of a part, from its start on."""
     return allowed[np.searchsorted(allowed, start) : np.searchsorted(allowed, stop)] - start
-
-
-def _inside(word: int | None, start: int, stop: int) -> int | None:
-    return word - start if word is not None and start <= word < stop else None
-
-
-def _select(
-    logs: Array, k: int, start: int, span: Numbers | None, never: int | None
-) -> tuple[Numbers, Array]:
-    """Return the k best of one row of a part: numbers and logs, the better first."""
-    if never is not None:
-        logs = logs.copy()
-        logs[never] = -np.inf
-    if span is not None:
-        places, values = span, logs[span]
-    else:
-        places = np.flatnonzero(logs >= _bound(logs, k))
-        values = logs[places]
-    order = np.argsort(-values, kind="stable")[:k]
-    places, values = places[order], values[order]
-    if never is not None:
-        kept = places != never
-        places, values = places[kept], values[kept]
-    return places + start, values
-
-
-def _bound(logs: Array, k: int) -> Any:
-    """Return a value that at least k of the logs reach, and few others do."""
-    groups = len(logs) // GROUP
-    if groups <= k:
-        return -np.inf
-    peaks = logs[: groups * GROUP].reshape(groups, GROUP).max(1)
-    return np.partition(peaks, groups - k)[groups - k]
-
-
-def _may_win(cluster: Any, logs: Array, k: int) -> bool:
-    """Tell whether a word of a cluster could be among the k best, or equal to the last of them."""
-    return len(logs) < k or bool(cluster >= logs[-1])
-
-
-def _merge(one: tuple[Numbers, Array], other: tuple[Numbers, Array], k: int) -> tuple[Numbers, Array]:
-    numbers, logs = np.concatenate((one[0], other[0])), np.concatenate((one[1], other[1]))
-    order = np.lexsort((numbers, -logs))[:k]
-    return numbers[order], logs[order]

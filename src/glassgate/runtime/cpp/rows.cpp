@@ -2,24 +2,12 @@
 // stored in: float32, float64, bf16 (the upper half of float32) or int8 with a scale for each row. One thread.
 //
 // The sum of a row does not depend on the other rows: any part of V gives the same bits as the whole.
-#include <cstdint>
+#include "rows.hpp"
+
 #include <cstring>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
-#include <nanobind/nanobind.h>
-
-namespace nb = nanobind;
-using namespace nb::literals;
-using Index = std::int64_t;
-
-#if defined(__x86_64__)
-#define FOR_EACH_MACHINE __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FOR_EACH_MACHINE
-#endif
-#define INLINE inline __attribute__((always_inline))
+namespace glassgate::runtime {
 
 namespace {
 
@@ -132,6 +120,8 @@ INLINE void all_rows(Index rows, Index width, const void* matrix, const float* s
         for (Index r = 0; r < rows; ++r) y[r] += c[r];
 }
 
+}  // namespace
+
 #define PRODUCT(name, Form)                                                                                              \
     FOR_EACH_MACHINE void name(Index rows, Index width, const void* V, const float* scales, const void* c, const void* h, \
                                void* y) {                                                                               \
@@ -142,44 +132,4 @@ PRODUCT(product_double, Double)
 PRODUCT(product_bf16, Bf16)
 PRODUCT(product_int8, Int8)
 
-class Buffer {
-  public:
-    Buffer(nb::handle object, Index bytes, const char* name, bool writable = false) {
-        if (object.is_none()) return;
-        if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_C_CONTIGUOUS | (writable ? PyBUF_WRITABLE : 0)) != 0)
-            throw nb::python_error();
-        held_ = true;
-        if (view_.len != bytes)
-            throw nb::value_error((std::string(name) + ": needs " + std::to_string(bytes) + " bytes, got " +
-                                   std::to_string(view_.len)).c_str());
-    }
-    Buffer(const Buffer&) = delete;
-    Buffer& operator=(const Buffer&) = delete;
-    ~Buffer() {
-        if (held_) PyBuffer_Release(&view_);
-    }
-    void* data() const { return held_ ? view_.buf : nullptr; }
-
-  private:
-    Py_buffer view_{};
-    bool held_ = false;
-};
-
-void product(int form, Index rows, Index width, nb::handle V, nb::handle scales, nb::handle c, nb::handle h, nb::handle y) {
-    constexpr Index stored[] = {4, 8, 2, 1}, sums[] = {4, 8, 4, 4};
-    if (form < 0 || form > 3 || rows < 0 || width < 0 || (rows > 0 && width > (Index(1) << 40) / rows))
-        throw nb::value_error("form, rows, width: out of bounds");
-    if (V.is_none() || h.is_none() || y.is_none() || scales.is_none() == (form == 3))
-        throw nb::value_error("V, h and y must not be None; scales belong to int8, and to it alone");
-    const Buffer matrix(V, rows * width * stored[form], "V"), steps(scales, rows * 4, "scales");
-    const Buffer bias(c, rows * sums[form], "c"), vector(h, width * sums[form], "h"), out(y, rows * sums[form], "y", true);
-    nb::gil_scoped_release unlocked;
-    auto* const run = form == 0 ? product_single : form == 1 ? product_double : form == 2 ? product_bf16 : product_int8;
-    run(rows, width, matrix.data(), static_cast<const float*>(steps.data()), bias.data(), vector.data(), out.data());
-}
-
-}  // namespace
-
-NB_MODULE(_rows, module) {
-    module.def("product", &product, "form"_a, "rows"_a, "width"_a, "V"_a, "scales"_a.none(), "c"_a.none(), "h"_a, "y"_a);
-}
+}  // namespace glassgate::runtime
