@@ -93,8 +93,8 @@ def test_no_word_is_more_probable_than_its_sketch_says(
         x, bias = h.astype(matrix.dtype), None if c is None else c.astype(matrix.dtype)
         logits = matrix.product(x[None], bias)[0].astype(np.float64)
         share = logits.max() - np.logaddexp.reduce(logits)
-        assert sketch.highest(matrix, bias, x) == 0  # asked once: not yet made
-        assert share <= sketch.highest(matrix, bias, x)
+        assert sketch.highest(matrix, bias, x[None]) == 0  # asked once: not yet made
+        assert share <= sketch.highest(matrix, bias, x[None])
 
 
 def test_a_sketch_is_close_and_takes_no_bytes_where_v_is_int8() -> None:
@@ -107,14 +107,26 @@ def test_a_sketch_is_close_and_takes_no_bytes_where_v_is_int8() -> None:
     matrix, sketch = Matrix(Stored(V)), Sketch()
     logits = matrix.product(h, None)[0]
     share = logits.max() - np.logaddexp.reduce(logits)
-    sketch.highest(matrix, None, h[0])
-    assert sketch.highest(matrix, None, h[0]) < share + np.log(3)
+    sketch.highest(matrix, None, h)
+    assert sketch.highest(matrix, None, h) < share + np.log(3)
     stored = Stored(*packed({"V": V}, "int8").values())
     small = Sketch()
     for _ in range(2):
-        small.highest(Matrix(stored), None, h[0])
+        small.highest(Matrix(stored), None, h)
     assert small._made is not None
     assert np.shares_memory(small._made[0], stored.values)
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 200), st.integers(1, 90), st.integers(2, 6), st.integers(0, 2**32 - 1))
+def test_several_are_bounded_as_each_alone(rows: int, width: int, count: int, seed: int) -> None:
+    """To the bit: the products are sums of whole numbers."""
+    generator = np.random.default_rng(seed)
+    matrix = Matrix(Stored(generator.normal(size=(rows, width)).astype(np.float32)))
+    h, sketch = generator.normal(size=(count, width)).astype(np.float32), Sketch()
+    sketch.highest(matrix, None, h)
+    alone = [sketch.highest(matrix, None, one[None])[0] for one in h]
+    assert sketch.highest(matrix, None, h).tolist() == alone
 
 
 def test_a_sketch_rules_out_what_a_share_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +217,7 @@ def test_the_best_kernel_reads_and_writes_no_byte_beyond_a_buffer(wrong: str) ->
         _rows.best(**call)
 
 
-@pytest.mark.parametrize("wrong", ["integers", "scales", "errors", "lengths", "c", "h", "size"])
+@pytest.mark.parametrize("wrong", ["integers", "scales", "errors", "lengths", "c", "h", "result", "size"])
 def test_the_sketch_kernel_reads_no_byte_beyond_a_buffer(wrong: str) -> None:
     vectors = {name: np.ones(3, np.float32) for name in ("scales", "errors", "lengths", "c")}
     call: dict[str, Any] = {

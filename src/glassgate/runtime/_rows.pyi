@@ -35,10 +35,12 @@ def best(
 def highest(
     rows: int,
     width: int,
+    count: int,
     integers: Buffer,
     scales: Buffer,
     errors: Buffer,
     lengths: Buffer,
     c: Buffer | None,
     h: Buffer,
-) -> float: ...
+    result: Buffer,
+) -> None: ...

@@ -46,8 +46,8 @@ class Output:
         p(word) = p_head(cluster) * p_cluster(word)        one above it
 
     A word of a cluster is at most as probable as its cluster. So the best words are exact without
-    visiting a cluster whose probability is below that of the k-th best word found so far. Where words
-    are read one at a time, a sketch of V in a quarter of its bytes tells more: see `Sketch`.
+    visiting a cluster whose probability is below that of the k-th best word found so far; and of the
+    others a sketch of V in a quarter of its bytes rules out most: see `Sketch`.
 
     Examples
     --------
@@ -126,9 +126,10 @@ class Output:
             if allowed is not None and not _span(allowed, start, start + len(V)).size:
                 continue
             share, bar = clusters[:, number], chosen.logs[:, -1]
-            if len(h) == 1 and share[0] >= bar[0]:
-                share = share + self.sketches[number].highest(V, c, h[0])
             rows = (share >= bar).nonzero()[0]
+            if rows.size:
+                highest = self.sketches[number].highest(V, c, h[rows])
+                rows = rows[~(share[rows] + highest < bar[rows])]  # no number rules nothing out
             if rows.size:
                 found, _, _ = _best(V.product(h[rows], c), len(V), k, start, allowed, never)
                 np.add(found.logs, clusters[rows, number, None], out=found.logs)

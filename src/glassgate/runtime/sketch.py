@@ -31,10 +31,10 @@ class Sketch:
     Examples
     --------
     >>> V = Matrix(Stored(np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)))
-    >>> sketch, h = Sketch(), np.array([2.0, 1.0], np.float32)
+    >>> sketch, h = Sketch(), np.array([[2.0, 1.0]], np.float32)
     >>> sketch.highest(V, None, h)  # the first time: nothing is known, a share is at most 1
-    0.0
-    >>> -0.32 < sketch.highest(V, None, h) < -0.31  # log(1 / (1 + 1/e)) = -0.3133
+    array([0.], dtype=float32)
+    >>> -0.32 < sketch.highest(V, None, h)[0] < -0.31  # log(1 / (1 + 1/e)) = -0.3133
     True
     """
 
@@ -42,25 +42,27 @@ class Sketch:
         self._asked = False
         self._made: tuple[npt.NDArray[np.int8], Array, Array, Array] | None = None
 
-    def highest(self, V: Matrix, c: Array | None, h: Array) -> float:
-        """Return a number that log y of no word of the cluster exceeds.
+    def highest(self, V: Matrix, c: Array | None, h: Array) -> Array:
+        """Return for each h a number that log y of no word of the cluster exceeds, float32 [M].
 
         Parameters
         ----------
         V, c
             Rows and biases of the cluster: the same at each call.
-        h : array [width]
+        h : array [M, width]
             What V multiplies.
         """
         if not self._asked:  # one prediction costs less than the sketch
             self._asked = True
-            return 0.0
+            return np.zeros(len(h), np.float32)
         if self._made is None:
             self._made = _sketched(V)
         bias = None if c is None else c.astype(np.float32, copy=False)
         x = np.ascontiguousarray(h, np.float32)
+        result = np.empty(len(h), np.float32)
         rows, width = V.stored.values.shape
-        return _rows.highest(rows, width, *self._made, bias, x)
+        _rows.highest(rows, width, len(h), *self._made, bias, x, result)
+        return result
 
 
 def _sketched(V: Matrix) -> tuple[npt.NDArray[np.int8], Array, Array, Array]:

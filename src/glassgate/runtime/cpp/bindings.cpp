@@ -71,16 +71,18 @@ void best(Index rows, Index entries, Index words, Index k, Index never, bool dou
                     static_cast<float*>(v.data()), numbers);
 }
 
-float highest(Index rows, Index width, nb::handle integers, nb::handle scales, nb::handle errors, nb::handle lengths,
-              nb::handle c, nb::handle h) {
-    if (rows < 1 || width < 1 || width > (Index(1) << 24) || rows > (Index(1) << 40) / width)
-        throw nb::value_error("rows, width: out of bounds");
+void highest(Index rows, Index width, Index count, nb::handle integers, nb::handle scales, nb::handle errors,
+             nb::handle lengths, nb::handle c, nb::handle h, nb::handle result) {
+    constexpr Index top = Index(1) << 40;
+    if (rows < 1 || width < 1 || count < 0 || width > (Index(1) << 24) || rows > top / width || count > top / width)
+        throw nb::value_error("rows, width, count: out of bounds");
     const Buffer q(integers, rows * width, "integers"), s(scales, rows * 4, "scales"), e(errors, rows * 4, "errors");
-    const Buffer n(lengths, rows * 4, "lengths"), bias(c, rows * 4, "c"), vector(h, width * 4, "h");
+    const Buffer n(lengths, rows * 4, "lengths"), bias(c, rows * 4, "c"), vectors(h, count * width * 4, "h");
+    const Buffer out(result, count * 4, "result", true);
     const auto numbers = [](const Buffer& buffer) { return static_cast<const float*>(buffer.data()); };
     const Sketch sketch{rows, width, static_cast<const std::int8_t*>(q.data()), numbers(s), numbers(e), numbers(n), numbers(bias)};
     nb::gil_scoped_release unlocked;
-    return highest_log_share(sketch, numbers(vector));
+    highest_log_shares(sketch, count, numbers(vectors), static_cast<float*>(out.data()));
 }
 
 }  // namespace
@@ -89,6 +91,6 @@ NB_MODULE(_rows, module) {
     module.def("product", &product, "form"_a, "rows"_a, "width"_a, "V"_a, "scales"_a.none(), "c"_a.none(), "h"_a, "y"_a);
     module.def("best", &best, "rows"_a, "entries"_a, "words"_a, "k"_a, "never"_a, "doubles"_a, "allowed"_a.none(), "logits"_a,
                "most"_a, "log_sum"_a, "values"_a, "places"_a);
-    module.def("highest", &highest, "rows"_a, "width"_a, "integers"_a, "scales"_a, "errors"_a, "lengths"_a, "c"_a.none(),
-               "h"_a);
+    module.def("highest", &highest, "rows"_a, "width"_a, "count"_a, "integers"_a, "scales"_a, "errors"_a, "lengths"_a,
+               "c"_a.none(), "h"_a, "result"_a);
 }

@@ -42,8 +42,8 @@ struct Sketch {
     const float *scales, *errors, *lengths;  // [rows]: |V - scale * integers| and max(|V|, |scale * integers|), 2-norms
     const float* c;  // [rows], or null
 };
-// At least log(max_j y_j) for y = softmax(V h + c), from the sketch alone: a cluster whose own share times this is too small
-// holds none of the best words.
-float highest_log_share(const Sketch& sketch, const float* h);
+// result[m] >= log(max_j y_j) for y = softmax(V h[m] + c), from the sketch alone: a cluster whose own share times this is too
+// small holds none of the best words. h [count, width].
+void highest_log_shares(const Sketch& sketch, Index count, const float* h, float* result);
 
 }  // namespace glassgate::runtime
