@@ -220,13 +220,8 @@ def test_the_best_kernel_reads_and_writes_no_byte_beyond_a_buffer(wrong: str) ->
 @pytest.mark.parametrize("wrong", ["integers", "scales", "errors", "lengths", "c", "h", "result", "size"])
 def test_the_sketch_kernel_reads_no_byte_beyond_a_buffer(wrong: str) -> None:
     vectors = {name: np.ones(3, np.float32) for name in ("scales", "errors", "lengths", "c")}
-    call: dict[str, Any] = {
-        "rows": 3,
-        "width": 4,
-        "integers": np.zeros((3, 4), np.int8),
-        "h": np.ones(4, np.float32),
-    }
-    call |= vectors
+    call: dict[str, Any] = {"rows": 3, "width": 4, "count": 2, "integers": np.zeros((3, 4), np.int8)}
+    call |= vectors | {"h": np.ones((2, 4), np.float32), "result": np.zeros(2, np.float32)}
     _rows.highest(**call)
     changes: dict[str, Any] = {"size": {"rows": 2**40, "width": 2**24}}
     call |= changes.get(wrong) or {wrong: call[wrong].ravel()[:-1]}
