@@ -67,16 +67,25 @@ struct Seen {
 };
 
 INLINE void see(Seen& seen, const Sketch& sketch, const Rounded& x, Index start, Index rows, const std::int32_t* sums) {
+    using V = Vec<float>;
+    constexpr Index lanes = width<float>;
+    const V nothing{}, unit = broadcast<float>(x.unit), length = broadcast<float>(x.length), others = broadcast<float>(x.others);
     float low[block];
-    float most = seen.most;
-    for (Index i = 0; i < rows; ++i) {
-        const Index r = start + i;
-        const float c = sketch.c == nullptr ? 0 : sketch.c[r], s = float(sums[i]) * (x.unit * sketch.scales[r]) + c;
-        const float error = sketch.errors[r] * x.length + sketch.lengths[r] * x.others + 4 * ulp * std::abs(c);
-        low[i] = s - error;
-        most = std::max(most, s + error);
+    V most = broadcast<float>(seen.most);
+    for (Index i = 0; i < rows; i += lanes) {
+        const Index r = start + i, count = std::min(lanes, rows - i);
+        kernels::GG_ISA::Mask<float> whole;
+        std::memcpy(&whole, sums + i, sizeof whole);
+        const V c = sketch.c == nullptr ? nothing : load(sketch.c + r, count);
+        const V s = __builtin_convertvector(whole, V) * (unit * load(sketch.scales + r, count)) + c;
+        const V error = load(sketch.errors + r, count) * length + load(sketch.lengths + r, count) * others +
+                        4 * ulp * (c < nothing ? -c : c);
+        kernels::GG_ISA::store(low + i, s - error);
+        V high = s + error;
+        for (Index lane = count; lane < lanes; ++lane) high[lane] = seen.most;
+        most = larger<float>(most, high);
     }
-    seen.most = most;
+    for (Index lane = 0; lane < lanes; ++lane) seen.most = std::max(seen.most, most[lane]);
     const float shift = std::max(seen.shift, maximum(low, rows));
     seen.sum = seen.sum * std::exp(seen.shift - shift) + sum_of_exponentials(low, rows, shift);
     seen.shift = shift;
@@ -90,7 +99,7 @@ FOR_EACH_MACHINE void highest_log_shares(const Sketch& sketch, Index count, cons
     for (Index m = 0; m < count; ++m) vectors.push_back(rounded(width, h + m * width));
     std::vector<Seen> seen(count);
     std::vector<std::int16_t> wide(count > 1 ? block * width : 0);  // a block of V that all h share
-    std::int32_t sums[block];
+    std::int32_t sums[block] = {};
     for (Index start = 0; start < sketch.rows; start += block) {
         const Index rows = std::min(block, sketch.rows - start);
         const std::int8_t* const q = sketch.integers + start * width;
