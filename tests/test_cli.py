@@ -3,7 +3,6 @@
 import gzip
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -148,33 +147,6 @@ def test_evaluate_with_a_cache_and_while_learning(program: Program, model: Path,
     assert {path.name: path.read_bytes() for path in model.iterdir()} == before
     refused = program.run("evaluate", model, text, "--cache-window", 300)
     assert refused.error == "--cache: the options of it were given, but not --cache itself"
-
-
-def test_evaluate_as_a_keyboard(program: Program, model: Path, text: Path) -> None:
-    """Its times stand beside the plain figures; the number of suggestions changes the savings alone."""
-    plain = json.loads(program.run("evaluate", model, text, "--json").out)
-    words = ["evaluate", model, text, "--keyboard", "--keyboard-words", 30]
-    ended = program.run(*words, "--suggestions", 1, "--json")
-    figures = json.loads(ended.out)
-    latency = figures.pop("latency_ms")
-    assert latency["word"]["keys"] == 30
-    for key in ("word", "letter"):
-        assert 0 < latency[key]["p50"] <= latency[key]["p95"] <= latency[key]["p99"]
-    assert figures.pop("suggestions") == 1
-    assert figures.pop("keystroke_savings") < plain.pop("keystroke_savings")
-    assert plain.pop("suggestions") == 3
-    assert figures == plain
-    table = program.run(*words).out
-    assert re.search(r"^keystroke savings  \d+\.\d\d %  \(3 shown; ceiling: \d+\.\d\d %\)$", table, re.M)
-    number = r"\d+\.\d\d ms"
-    for key in ("after a word      ", "after a letter    "):
-        assert re.search(rf"^{key} p50 {number}, p95 {number}, p99 {number}  \(\d+ timed\)$", table, re.M)
-    for options, message in (
-        (["--keyboard-words", 5], "--keyboard: the options of it were given, but not --keyboard itself"),
-        (["--keyboard", "--keyboard-words", 0], "--keyboard-words: must be at least 1, got 0"),
-        (["--suggestions", 0], "--suggestions: must be at least 1, got 0"),
-    ):
-        assert program.run("evaluate", model, text, *options).error == message
 
 
 def test_a_reader_that_goes_away_is_no_error(model: Path) -> None:

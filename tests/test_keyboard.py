@@ -1,5 +1,7 @@
 """Typing with suggestions: keys counted by hand, and every key's time taken."""
 
+import json
+import re
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from glassgate.language import keyboard as module
 from glassgate.language.evaluation import evaluate
 from glassgate.language.keyboard import Keyboard, Keys, Latency, Percentiles, measure_latency
 from glassgate.runtime import Model, Session
+from program import Program
+from serving import write_folder
 
 TEXT = "the gate then\ngable xyz <unk> the\n"
 SHARES = {"<unk>": 0.3, "<eos>": 0.25, "gate": 0.2, "the": 0.1, "then": 0.09, "gable": 0.06}
@@ -147,3 +151,30 @@ def test_no_letter_typed_has_no_times() -> None:
     assert latency.letter == Percentiles(0, 0.0, 0.0, 0.0)
     assert latency.word.keys == 1
     assert latency.word.p50 == latency.word.p99 > 0
+
+
+def test_the_command(program: Program, tmp_path: Path) -> None:
+    """Times stand beside the plain figures; the number of suggestions changes the savings alone."""
+    model, text = write_folder(tmp_path / "model"), tmp_path / "text.txt"
+    text.write_text("the gate opens the door\n" * 10)
+    plain = json.loads(program.run("evaluate", model, text, "--json").out)
+    words = ["evaluate", model, text, "--keyboard", "--keyboard-words", 30]
+    figures = json.loads(program.run(*words, "--suggestions", 1, "--json").out)
+    latency = figures.pop("latency_ms")
+    assert latency["word"]["keys"] == 30
+    for key in ("word", "letter"):
+        assert 0 < latency[key]["p50"] <= latency[key]["p95"] <= latency[key]["p99"]
+    assert (figures.pop("suggestions"), plain.pop("suggestions")) == (1, 3)
+    assert figures.pop("keystroke_savings") < plain.pop("keystroke_savings")
+    assert figures == plain
+    table = program.run(*words).out
+    assert re.search(r"^keystroke savings  \d+\.\d\d %  \(3 shown; ceiling: \d+\.\d\d %\)$", table, re.M)
+    number = r"\d+\.\d\d ms"
+    for key in ("after a word      ", "after a letter    "):
+        assert re.search(rf"^{key} p50 {number}, p95 {number}, p99 {number}  \(\d+ timed\)$", table, re.M)
+    for options, message in (
+        (["--keyboard-words", 5], "--keyboard: the options of it were given, but not --keyboard itself"),
+        (["--keyboard", "--keyboard-words", 0], "--keyboard-words: must be at least 1, got 0"),
+        (["--suggestions", 0], "--suggestions: must be at least 1, got 0"),
+    ):
+        assert program.run("evaluate", model, text, *options).error == message
