@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import glassgate
 from glassgate.folder.model import WEIGHTS
@@ -42,7 +43,7 @@ def installed() -> dict[str, float]:
     sizes: dict[str, float] = {}
     waiting = ["glassgate"]
     while waiting:
-        name = waiting.pop()
+        name = canonicalize_name(waiting.pop())
         if name in sizes:
             continue
         found = metadata.distribution(name)

@@ -12,8 +12,8 @@ Without --model ours is trained, for --minutes. The others:
 
 * presage 0.9.1 (Debian: `apt install presage`): its text2ngram counts, its library predicts. Once held to
   the rules of the others: it is asked for more words, of which those that begin otherwise, in upper and lower
-  case, are left out. Once as shipped: it knows every word of the training texts, learns as it goes, and never
-  shows a word again that was passed over.
+  case, are left out. Once as shipped, but keeping upper and lower case: it knows every word of the training
+  texts, learns as it goes, and never shows a word again that was passed over.
 * KenLM (`pip install kenlm==0.3.0`; lmplz and build_binary, built from its source, on the PATH): an n-gram of
   modified Kneser-Ney smoothing, interpolated. It tells how probable a word is, not which is the best: each is
   asked for, and no wait is told.
@@ -261,9 +261,11 @@ def train_peers(work: Path, lines: Iterator[list[str]], known: set[str], order: 
         _run([*command, "--text", str(plain), "--arpa", str(arpa)])
         _run([binary, "-s", "trie", str(arpa), str(work / "model.kenlm")])
     if (counter := shutil.which("text2ngram")) and SHIPPED.exists():
+        # The text is not lowered: nor is what presage counted, nor what it is to suggest.
+        shipped = {"SUGGESTIONS": str(shown), "LOWERCASE_MODE": "no"}
         held = {"PREDICTORS": "DefaultSmoothedNgramPredictor", "SUGGESTIONS": str(ASKED)}
         held |= {"REPEAT_SUGGESTIONS": "yes", "LOWERCASE_MODE": "no", "ONLINE_LEARNING": "no"}
-        for text, values in ((plain, held), (every, {"SUGGESTIONS": str(shown)})):
+        for text, values in ((plain, held), (every, shipped)):
             database, configuration = text.with_suffix(".db"), SHIPPED.read_text()
             for n in (1, 2, 3):  # as many as its predictor mixes
                 _run([counter, "-n", str(n), "-f", "sqlite", "-a", "-o", str(database), str(text)])
