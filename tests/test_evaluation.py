@@ -1,6 +1,7 @@
 """Perplexity, recall and keystroke savings against their definitions, computed the slow way."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from glassgate.folder.vocabulary import EOS, UNK, Vocabulary
 from glassgate.language import evaluation, held_out
 from glassgate.language.evaluation import Evaluation, evaluate
 from glassgate.language.held_out import perplexity
+from glassgate.language.keyboard import Keyboard, Keys, Latency, Percentiles
 from glassgate.runtime.prefixes import Prefixes
 
 TEXT = """the gate opens and the gate closes
@@ -57,13 +59,16 @@ def suggestions(y: Any, allowed: list[int], count: int) -> list[int]:
     return sorted(allowed, key=lambda n: (-y[n], n))[:count]
 
 
-def by_definition(logs: Any, vocabulary: Vocabulary, text: str, eos: str) -> Evaluation:
-    """Evaluate a table of log y: straight from the docstrings of `Evaluation` and `evaluate`."""
+def by_definition(
+    logs: Any, vocabulary: Vocabulary, text: str, eos: str, shown: int
+) -> tuple[Evaluation, list[Keys]]:
+    """Evaluate a table of log y: straight from the docstrings of `Evaluation`, `evaluate` and `Keyboard`."""
     tokens = tokens_of(text, vocabulary, eos)
     if vocabulary.eos is not None:
         tokens = [(vocabulary.eos, EOS), *tokens]
     nll, unknown, keys, letter_by_letter, words = 0.0, 0, 0, 0, 0
     hits = {1: 0, 3: 0, 10: 0}
+    typed_keys = [] if vocabulary.eos is not None else [Keys(tokens[0][0], "")]
     for (before, _), (target, spelling) in pairwise(tokens):
         y = logs[before]
         nll -= float(y[target])
@@ -72,6 +77,7 @@ def by_definition(logs: Any, vocabulary: Vocabulary, text: str, eos: str) -> Eva
         for k in hits:
             hits[k] += target in suggestions(y, known, k)
         if spelling in (UNK, EOS):
+            typed_keys.append(Keys(target, ""))
             continue
         words += 1
         letter_by_letter += len(spelling) + 1
@@ -83,12 +89,13 @@ def by_definition(logs: Any, vocabulary: Vocabulary, text: str, eos: str) -> Eva
                     for n in known
                     if n != vocabulary.eos and vocabulary.words[n].startswith(spelling[:typed])
                 ]
-                if target in suggestions(y, fitting, 3):
+                if target in suggestions(y, fitting, shown):
                     pressed = typed + 1
                     break
         keys += min(pressed, len(spelling) + 1)
+        typed_keys.append(Keys(target, spelling[: pressed - 1]))
     count = len(tokens) - 1
-    return Evaluation(
+    found = Evaluation(
         perplexity=float(np.exp(nll / count)),
         tokens=count,
         unk_rate=unknown / count,
@@ -96,7 +103,9 @@ def by_definition(logs: Any, vocabulary: Vocabulary, text: str, eos: str) -> Eva
         recall_in_vocabulary={k: hit / max(count - unknown, 1) for k, hit in hits.items()},
         keystroke_savings=1 - keys / max(letter_by_letter, 1),
         keystroke_ceiling=1 - words / max(letter_by_letter, 1),
+        suggestions=shown,
     )
+    return found, typed_keys
 
 
 @pytest.fixture(scope="module")
@@ -123,17 +132,21 @@ def test_every_figure_is_its_definition(scratch: Path, data: st.DataObject) -> N
     if len(tokens_of(text, vocabulary, eos)) + (eos == "line") < 2:
         text = f"{words[0]} {text}{words[0]}\n"
     scratch.write_text(text)
-    block = data.draw(st.sampled_from([1, 2, 5, 256]))
+    block, shown = data.draw(st.sampled_from([1, 2, 5, 256])), data.draw(st.integers(1, 4))
+    kept = data.draw(st.sampled_from([0, 3, 100]))
+    table = Table(logs, vocabulary, eos)
+    keyboard = Keyboard(vocabulary, table.prefixes, shown, kept)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "BLOCK", block)
-        found = evaluate(Table(logs, vocabulary, eos), [scratch])  # type: ignore[arg-type]
-    expected = by_definition(logs, vocabulary, text, eos)
+        found = evaluate(table, [scratch], keyboard=keyboard)  # type: ignore[arg-type]
+    expected, keys = by_definition(logs, vocabulary, text, eos, shown)
     # Sums of at most 40 float32 numbers in float64, in another order: 40 eps of the sum.
     assert found.perplexity == pytest.approx(expected.perplexity, rel=1e-12)
-    for name in ("tokens", "unk_rate", "recall", "recall_in_vocabulary"):
+    for name in ("tokens", "unk_rate", "recall", "recall_in_vocabulary", "suggestions"):
         assert getattr(found, name) == getattr(expected, name), name
     assert found.keystroke_savings == expected.keystroke_savings
     assert found.keystroke_ceiling == expected.keystroke_ceiling
+    assert keyboard.kept == keys[:kept]
 
 
 def test_of_equally_probable_words_only_three_are_shown(tmp_path: Path) -> None:
@@ -254,6 +267,12 @@ def test_json_has_the_keys_that_are_promised() -> None:
         "recall@3_in_vocabulary": 0.4,
         "recall@10_in_vocabulary": 0.6,
         "keystroke_savings_ceiling": 0.75,
+        "suggestions": 3,
+    }
+    latency = Latency(Percentiles(2, 1.5, 2.5, 2.5), Percentiles(0, 0.0, 0.0, 0.0))
+    assert json.loads(json.dumps(replace(figures, latency=latency).as_dict()))["latency_ms"] == {
+        "word": {"keys": 2, "p50": 1.5, "p95": 2.5, "p99": 2.5},
+        "letter": {"keys": 0, "p50": 0.0, "p95": 0.0, "p99": 0.0},
     }
 
 

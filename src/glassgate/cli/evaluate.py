@@ -38,12 +38,19 @@ def command(
             help="Training text, to measure the size of each weight's gradient on.  [none: plain SGD]"
         ),
     ] = None,
+    suggestions: Annotated[int, typer.Option(help="Words that the keyboard shows.")] = 3,
+    keyboard: Annotated[
+        bool, typer.Option("--keyboard", help="Also how long a keyboard waits after each key.")
+    ] = False,
+    keyboard_words: Annotated[
+        int | None, typer.Option(help="So many words, the text's first, are typed for that.  [2000]")
+    ] = None,
 ) -> None:
     """Measure perplexity, recall and keystroke savings on a text.
 
     The text is one stream: the state is carried from its first word to its last, nothing is dropped,
-    every <eos> and <unk> counts. <unk> is never suggested, so an unknown word is a miss. What --cache and
-    --dynamic measure stands beside the plain figures, and the folder is never changed.
+    every <eos> and <unk> counts. <unk> is never suggested, so an unknown word is a miss. What --cache,
+    --dynamic and --keyboard measure stands beside the plain figures, and the folder is never changed.
     """
     from dataclasses import replace
     from json import dumps
@@ -53,12 +60,17 @@ def command(
     from glassgate.errors import GlassgateError
     from glassgate.language.cache import CacheOptions
     from glassgate.language.evaluation import evaluate
+    from glassgate.language.keyboard import Keyboard, measure_latency
     from glassgate.language.progress import ProgressDisplay
     from glassgate.runtime import load
 
     of_cache = _given(window=cache_window, theta=cache_theta, share=cache_lambda)
     of_dynamic = _given(rate=dynamic_rate, decay=dynamic_decay, segment=dynamic_segment)
-    for wanted, given, name in ((cache, of_cache, "cache"), (dynamic, of_dynamic or dynamic_text, "dynamic")):
+    for wanted, given, name in (
+        (cache, of_cache, "cache"),
+        (dynamic, of_dynamic or dynamic_text, "dynamic"),
+        (keyboard, keyboard_words is not None, "keyboard"),
+    ):
         if given and not wanted:
             raise GlassgateError(f"--{name}: the options of it were given, but not --{name} itself")
     remembered = CacheOptions(**of_cache) if cache else None
@@ -67,7 +79,11 @@ def command(
         from glassgate.language.dynamic import DynamicOptions, dynamic_perplexity, read_trainable
 
         learning = DynamicOptions(**of_dynamic)
+    typed = 2000 if keyboard_words is None else keyboard_words
+    if typed < 1:
+        raise GlassgateError(f"--keyboard-words: must be at least 1, got {typed}")
     model = load(folder)
+    keys = Keyboard(model.vocabulary, model.prefixes, suggestions, keep=typed if keyboard else 0)
     total = sum(path.stat().st_size for path in texts if path.is_file())
     with ProgressDisplay(Console(stderr=True), "reading") as display:
         # How many tokens there are is known at the end; about five bytes make one, and gzip halves that.
@@ -78,7 +94,17 @@ def command(
                 min(0.99, 5 * tokens / max(total, 1)), f"{tokens:,} tokens  perplexity {value:,.2f}"
             ),
             cache=remembered,
+            keyboard=keys,
         )
+    if keyboard:
+        with ProgressDisplay(Console(stderr=True), "typing") as display:
+            latency = measure_latency(
+                model,
+                keys.kept,
+                suggestions,
+                lambda words: display.update(words / len(keys.kept), f"{words:,} words"),
+            )
+        found = replace(found, latency=latency)
     if dynamic:
         with ProgressDisplay(Console(stderr=True), "learning") as display:
             value = dynamic_perplexity(
@@ -101,8 +127,15 @@ def command(
         ("tokens", f"{found.tokens:,}"),
         ("<unk> among them", f"{found.unk_rate:.2%}"),
         *((f"recall@{k}", f"{v:.2%}  (known words: {known[k]:.2%})") for k, v in found.recall.items()),
-        ("keystroke savings", f"{found.keystroke_savings:.2%}  (ceiling: {found.keystroke_ceiling:.2%})"),
+        (
+            "keystroke savings",
+            f"{found.keystroke_savings:.2%}  ({suggestions} shown; ceiling: {found.keystroke_ceiling:.2%})",
+        ),
     ]
+    if found.latency is not None:
+        for key, took in (("word", found.latency.word), ("letter", found.latency.letter)):
+            times = f"p50 {took.p50:.2f} ms, p95 {took.p95:.2f} ms, p99 {took.p99:.2f} ms"
+            rows.append((f"after a {key}", f"{times}  ({took.keys:,} timed)"))
     for label, measured in (
         ("with the cache", found.cache_perplexity),
         ("learning", found.dynamic_perplexity),

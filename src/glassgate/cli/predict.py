@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from glassgate.cli.common import use_one_thread
+from glassgate.cli.common import printable, use_one_thread
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A model folder.")]
 Unknown = Annotated[bool, typer.Option("--unknown", help="Read unknown words as <unk>.")]
@@ -33,8 +33,9 @@ def predict(
         words = [{"word": word, "probability": probability} for word, probability in found]
         typer.echo(dumps({"words": words}, ensure_ascii=False))
         return
-    width = max((len(word) for word, _ in found), default=0)
-    for word, probability in found:
+    rows = [(printable(word), probability) for word, probability in found]
+    width = max((len(word) for word, _ in rows), default=0)
+    for word, probability in rows:
         typer.echo(f"{word:<{width}}  {probability:7.2%}".replace("%", " %"))
 
 
@@ -56,5 +57,5 @@ def generate(
         prompt, words, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, unknown=unknown
     )
     for piece in pieces:
-        typer.echo(piece, nl=False)
+        typer.echo(piece if piece == "\n" else printable(piece), nl=False)  # <eos> ends the line
     typer.echo()

@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from secrets import token_hex
 from stat import S_IMODE
 from typing import Any
 
@@ -74,7 +73,8 @@ def replacing(path: Path) -> Iterator[Path]:
     'whole'
     """
     with reporting_disk_errors(path):
-        temporary = path.with_name(f".{path.name}.{token_hex(8)}.tmp")
+        # As secrets.token_hex, whose module would lengthen every start by the import of hashlib and random.
+        temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
         temporary.touch(exist_ok=False)
         try:
             mode = temporary.stat().st_mode  # as the umask has it, which no thread has to change to see

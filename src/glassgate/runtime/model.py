@@ -372,7 +372,9 @@ class Model:
 
     def _unknown(self, word: str) -> GlassgateError:
         close = get_close_matches(word, self.vocabulary.words, n=3, cutoff=0.7)
-        hint = f"; close to it: {', '.join(close)}" if close else ""
+        # What a tokenizer.json holds may be anything: a word that is no plain text is shown escaped.
+        shown = (found if found.isprintable() else repr(found) for found in close)
+        hint = f"; close to it: {', '.join(shown)}" if close else ""
         allowed = "; --unknown reads it as <unk>" if self.vocabulary.unk is not None else ""
         return GlassgateError(f"the text: the model does not know the word {word!r}{hint}{allowed}")
 
