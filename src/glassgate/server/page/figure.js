@@ -34,12 +34,33 @@ const palettes = Object.fromEntries(Object.entries(PALETTES).map(([name, p]) => 
 
 export const palette = (dark) => palettes[dark ? "dark" : "light"];
 
-export const gatesOf = (layer) => ROWS[layer.cell];
+/** The gates and states of a layer that are drawn, in the order of the arithmetic. */
+export const gatesOf = (layer) => ROWS[layer.cell].filter((gate) => gate in layer.values && (layer.shown ?? ROWS[layer.cell]).includes(gate));
+
+/** Whether the arithmetic of a cell can be told: every gate is there, and each unit is one and not a mean. */
+export const isWhole = (layer) => !layer.averaged && ROWS[layer.cell].every((gate) => gate in layer.values);
+
+/** What a unit is called, where not all were kept. */
+export const labelOf = (layer, unit) => layer.labels?.[unit] ?? unit;
 
 export const valueAt = (layer, gate, step, unit) => {
   const { units, numbers } = layer.values[gate];
   return numbers[step * units + unit];
 };
+
+/** The float32 numbers of a matrix [steps, units], row by row; they come as base64, little-endian. */
+function numbersOf({ shape, float32 }) {
+  const text = atob(float32);
+  const bytes = new Uint8Array(text.length);
+  for (let n = 0; n < text.length; n += 1) bytes[n] = text.charCodeAt(n);
+  return { steps: shape[0], units: shape[1], numbers: new Float32Array(bytes.buffer) };
+}
+
+/** A trace as it is sent, with its numbers decoded. */
+export const unpack = (trace) => ({
+  ...trace,
+  layers: trace.layers.map((layer) => ({ ...layer, values: Object.fromEntries(Object.entries(layer.values).map(([gate, packed]) => [gate, numbersOf(packed)])) })),
+});
 
 /** The largest |C| of some traces, at least 1: they share one scale. */
 export function reach(traces) {
@@ -77,6 +98,18 @@ export function likeness({ steps, units, numbers }) {
     left.delete(here);
   }
   return order;
+}
+
+/** Units from the largest value to the smallest, at a step or (null) in the mean over all. */
+export function ranked({ steps, units, numbers }, step) {
+  const key = (unit) => {
+    if (step !== null) return numbers[step * units + unit];
+    let sum = 0;
+    for (let t = 0; t < steps; t += 1) sum += numbers[t * units + unit];
+    return sum;
+  };
+  const keys = Float64Array.from({ length: units }, (_, unit) => key(unit));
+  return Array.from({ length: units }, (_, unit) => unit).sort((a, b) => keys[b] - keys[a]);
 }
 
 const LEFT = 34;
@@ -118,6 +151,12 @@ export function hit(where, x, y) {
   return { layer: block.layer.name, gate: block.gate, step, unit: block.units[Math.floor((y - block.y) / block.row)] };
 }
 
+/** The word under a point above the figure, or null. */
+export function wordAt(where, x, y) {
+  const step = Math.floor((x - where.left) / where.column);
+  return y < where.top && step >= 0 && step < where.steps ? step : null;
+}
+
 export const blockOf = (where, at) => where.blocks.find((b) => b.layer.name === at.layer && b.gate === at.gate);
 
 /** Paint the figure: `marks` has the edits, the pinned cell, the span and its units. */
@@ -141,7 +180,7 @@ export function paint(pen, trace, where, limit, colours, marks) {
     if (marks.at && block.layer.name === marks.at.layer && block.gate === marks.at.gate) {
       const y = block.y + block.places.get(marks.at.unit) * block.row;
       pen.frame(left + marks.at.step * column - 1.5, y - 1.5, column + 2, Math.max(block.row, 3) + 2, colours.ink, 1.5);
-      pen.text(left - 6, y + block.row / 2 + 3.5, String(marks.at.unit), { size: 10, family: SANS, weight: 700, fill: colours.ink, anchor: "end" });
+      pen.text(left - 6, y + block.row / 2 + 3.5, String(labelOf(block.layer, marks.at.unit)), { size: 10, family: SANS, weight: 700, fill: colours.ink, anchor: "end" });
     }
   }
 }
@@ -205,20 +244,6 @@ export function canvasPen(context) {
       context.fillText(shown, 0, 0);
       context.restore();
     },
-  };
-}
-
-const escaped = (text) => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
-
-export function svgPen(width, height) {
-  const parts = [];
-  return {
-    rect(x, y, w, h, fill) { parts.push(`<rect x="${x}" y="${y}" width="${w}" height="${h}" fill="${fill}"/>`); },
-    frame(x, y, w, h, stroke, line) { parts.push(`<rect x="${x}" y="${y}" width="${w}" height="${h}" fill="none" stroke="${stroke}" stroke-width="${line}"/>`); },
-    text(x, y, text, { size, family, fill, weight = 400, italic = false, anchor = "start", turn = 0 }) {
-      parts.push(`<text x="${x}" y="${y}" font-family="${family}" font-size="${size}" font-weight="${weight}"${italic ? ' font-style="italic"' : ""} fill="${fill}" text-anchor="${anchor}"${turn ? ` transform="rotate(${turn} ${x} ${y})"` : ""}>${escaped(text)}</text>`);
-    },
-    end: () => `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}">${parts.join("")}</svg>\n`,
   };
 }
 
