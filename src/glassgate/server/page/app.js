@@ -199,6 +199,7 @@ function pin(at) {
   state.at = at;
   pointed = null;
   draw();
+  views[at.view].map.reveal(at.step);
   showCell();
   remember();
 }

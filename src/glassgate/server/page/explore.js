@@ -1,6 +1,6 @@
 // A recorded trace to explore, without a server: in a notebook, and in a page of its own.
 
-import { GATES, gatesOf, likeness, ranked, reach, unpack } from "./figure.js";
+import { GATES, gatesOf, likeness, ranked, reach, unpack, valueAt } from "./figure.js";
 import { HeatMap, isIn, named } from "./heatmap.js";
 import { make, showArithmetic, showWords, written } from "./panels.js";
 
@@ -42,7 +42,7 @@ export function explore(place, trace, told = () => {}) {
 
   const map = new HeatMap({
     point: (cell) => { pointed = cell; show(); },
-    pick: (cell) => { at = cell; told(cell); draw(); },
+    pick: (cell) => { at = cell; told(cell); draw(); map.reveal(at.step); },
     at: () => at,
     word: (step) => { at = { ...at, step }; told(at); sort("word"); },
   });
@@ -55,7 +55,7 @@ export function explore(place, trace, told = () => {}) {
     make("div", { class: "bar" }, layers.label, rows.label, order.label),
     make("div", { class: "beside" },
       make("div", { class: "main" }, plot, make("p", { class: "hint" }, `${note}Point at a cell to see how it arose; click a word to sort the units by it. Keys: arrows, Page Up, Page Down, Home, End.`)),
-      make("div", { class: "side" }, where, sum, words)));
+      make("div", { class: "side" }, make("div", { class: "cell" }, where, sum), words)));
   place.replaceChildren(root);
 
   /** What is drawn of the trace: one layer or all, one gate or all. */
@@ -100,11 +100,10 @@ export function explore(place, trace, told = () => {}) {
 
   function show() {
     const cell = pointed ?? at;
-    const layer = trace.layers.find((one) => one.name === cell.layer);
-    const { numbers, units } = layer.values[cell.gate];
+    const layerOf = ({ layer }) => trace.layers.find((one) => one.name === layer);
     where.textContent = named(map.trace, cell);
-    showArithmetic(sum, layer, cell);
-    map.canvas.setAttribute("aria-label", `${named(map.trace, at)}: ${written(numbers[cell.step * units + cell.unit])}`);
+    showArithmetic(sum, layerOf(cell), cell);
+    map.canvas.setAttribute("aria-label", `${named(map.trace, at)}: ${written(valueAt(layerOf(at), at.gate, at.step, at.unit))}`);
     const next = trace.next?.[cell.step];
     words.hidden = !next;
     if (next) showWords(words, [{ text: trace.words.slice(0, cell.step + 1).join(" "), next }]);
@@ -129,6 +128,7 @@ export function explore(place, trace, told = () => {}) {
       if (layers.select.value !== ALL) layers.select.value = at.layer;
       if (rows.select.value !== ALL) rows.select.value = at.gate;
       draw();
+      map.reveal(at.step);
     },
     stop() {
       resized.disconnect();

@@ -58,6 +58,15 @@ export class HeatMap {
     paint(canvasPen(context), this.trace, this.where, limit, palette(dark), marks);
   }
 
+  /** Scroll a word into view, where the figure is wider than its place. */
+  reveal(step) {
+    const { parentElement: place } = this.canvas;
+    const { left, column } = this.where;
+    const [from, to] = [step ? left + step * column : 0, left + (step + 1) * column + 8];
+    if (to > place.scrollLeft + place.clientWidth) place.scrollLeft = to - place.clientWidth;
+    if (from < place.scrollLeft) place.scrollLeft = from;
+  }
+
   point(at) {
     if (JSON.stringify(at) === JSON.stringify(this.pointed)) return;
     this.pointed = at;

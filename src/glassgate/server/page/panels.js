@@ -45,8 +45,8 @@ export function showWords(place, views, add = null) {
     });
     const heads = view.before ? ["before", "after"] : ["probability"];
     const head = make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "word"), make("td"), ...heads.map((h) => make("th", { scope: "col" }, h))));
-    const after = view.text.trim() ? `after “${view.text.trim().split(/\s+/).slice(-4).join(" ")}”` : "";
-    const caption = make("caption", {}, ...(view.name ? [make("b", {}, view.name), " "] : []), after);
+    const behind = view.text.trim() ? `after “${view.text.trim().split(/\s+/).slice(-4).join(" ")}”` : "";
+    const caption = make("caption", {}, ...(view.name ? [make("b", {}, view.name), " "] : []), behind);
     return make("table", { class: "next" }, caption, head, make("tbody", {}, ...rows));
   }));
 }
