@@ -69,9 +69,10 @@ function show() {
     const layer = views.find((v) => v.trace).trace.layers.at(-1);
     state.at = { view: views.findIndex((v) => v.trace), layer: layer.name, gate: gatesOf(layer)[0], unit: 0, step: layer.values.hidden.steps - 1 };
   }
+  const rooms = placed();
   showWords($("words"), views, write);
   showSpan();
-  draw();
+  draw(rooms);
   showCell();
   showEdits();
   remember();
@@ -98,32 +99,31 @@ function clamped(at) {
 
 const marksOf = (n) => ({ at: state.at?.view === n ? state.at : null, edits: editsOf(views[n].model), units: n === 0 ? found : new Set(), within: state.span ?? {}, span: n === 0 && state.span ? [state.span.from, state.span.to] : null });
 
-function draw() {
+/** Give each view its place, and return how wide they are: read before more is changed, or it is laid out twice a key. */
+function placed() {
   const place = $("plots");
   place.classList.toggle("two", views.length > 1);
+  views.forEach((view, n) => {
+    view.map ??= mapOf(n);
+    view.plot ??= make("div", { class: "plot" }, make("p", { class: "name" }), view.map.canvas);
+    if (!view.plot.isConnected) place.append(view.plot);
+    view.plot.hidden = !view.trace;
+    if (view.plot.firstChild.textContent !== view.name) view.plot.firstChild.textContent = view.name;
+  });
+  [...place.children].slice(views.length).forEach((plot) => plot.remove());
+  return views.map((view) => view.plot.clientWidth - 4);
+}
+
+function draw(rooms = placed()) {
   const orderOf = (trace) => Object.fromEntries(state.order === "like" ? trace.layers.map((l) => [l.name, likeness(l.values.hidden)]) : []);
   // Two texts stand in the first one's order: rows at one height are one unit. Two models have nothing in common.
   const shared = !state.both && views.find((view) => view.trace)?.trace;
   const orders = shared && orderOf(shared);
-  views.forEach((view, n) => {
-    view.map ??= mapOf(n);
-    view.plot ??= make("div", { class: "plot" });
-    if (view.plot.isConnected) return;
-    view.plot.append(make("p", { class: "name" }), view.map.canvas);
-    place.append(view.plot);
-  });
-  [...place.children].slice(views.length).forEach((plot) => plot.remove());
-  const drawn = views.filter((view) => view.trace);
-  // Read before anything is changed: each reading after a change would lay out the page anew.
-  const rooms = drawn.map((view) => view.plot.clientWidth - 4);
-  const lay = (slant) => drawn.forEach((view, n) => view.map.lay(view.trace, rooms[n], orders || orderOf(view.trace), slant));
+  const drawn = views.flatMap((view, n) => (view.trace ? [{ view, n }] : []));
+  const lay = (slant) => drawn.forEach(({ view, n }) => view.map.lay(view.trace, rooms[n], orders || orderOf(view.trace), slant));
   lay(false);
-  if (drawn.some((view) => view.map.where.slanted)) lay(true); // both alike: rows stand at one height
-  views.forEach((view, n) => {
-    view.plot.firstChild.textContent = view.name;
-    view.plot.hidden = !view.trace;
-    if (view.trace) view.map.draw(limit, dark(), marksOf(n));
-  });
+  if (drawn.some(({ view }) => view.map.where.slanted)) lay(true); // both alike: rows stand at one height
+  drawn.forEach(({ view, n }) => view.map.draw(limit, dark(), marksOf(n)));
 }
 
 /** What a cell is, in words; of two models also whose. */
@@ -140,8 +140,9 @@ function showCell() {
   views.forEach((view, n) => view.map?.canvas.setAttribute("aria-label", n === state.at.view ? `${about(state.at)}: ${written(value(state.at))}` : `Gates and states of ${view.name || "the other text"}`));
   const [low, high] = rangeOf(state.at.gate, limit);
   $("pinned").textContent = about(state.at);
-  if (!past.dragging) Object.assign($("value"), { min: low, max: high, value: value(state.at) });
-  $("shown").textContent = written(past.dragging ? Number($("value").value) : value(state.at), 2);
+  const own = !past.dragging && !again; // an answer to an earlier value does not move the slider back
+  if (own) Object.assign($("value"), { min: low, max: high, value: value(state.at) });
+  $("shown").textContent = written(own ? value(state.at) : Number($("value").value), 2);
 }
 
 function showEdits() {
@@ -236,7 +237,9 @@ function showSpan() {
 }
 
 function choose(select, options, value) {
-  select.replaceChildren(...options.map(([key, text]) => make("option", { value: key }, text)));
+  const offered = JSON.stringify(options);
+  if (select.dataset.offered !== offered) select.replaceChildren(...options.map(([key, text]) => make("option", { value: key }, text)));
+  select.dataset.offered = offered;
   select.value = value;
 }
 
@@ -356,10 +359,14 @@ $("link").addEventListener("click", async () => {
     $("kept").textContent = "The browser keeps its clipboard closed here: copy the address from its bar.";
   }
 });
-const lit = () => { $("theme").textContent = dark() ? "Light" : "Dark"; draw(); };
+const lit = () => { $("theme").textContent = dark() ? "Light" : "Dark"; if (views.length) draw(); };
 $("theme").addEventListener("click", () => { document.documentElement.dataset.theme = dark() ? "light" : "dark"; lit(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", lit);
-addEventListener("resize", draw);
+let room = 0; // a scroll bar changes it as the window does
+new ResizeObserver(([{ contentRect }]) => {
+  if (Math.round(contentRect.width) !== room && views.length) draw();
+  room = Math.round(contentRect.width);
+}).observe($("plots"));
 addEventListener("hashchange", restore);
 addEventListener("keydown", (event) => {
   if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z" || event.target.matches("textarea, [type=password]")) return;

@@ -20,15 +20,16 @@ export function written(value, digits = 3) {
   return value < 0 && Number(text) !== 0 ? `−${text}` : text;
 }
 
-const SHOWN = 8; // next words
+const SHOWN = [8, 5]; // next words of one view, and of each of two
 const percent = (y) => `${(100 * y).toFixed(y < 0.00095 ? 2 : y < 0.0995 ? 1 : 0)} %`;
 
 /** The next words with their probabilities; with edits, those before beside those after. `add` takes one that is clicked. */
 export function showWords(place, views, add = null) {
+  const many = SHOWN[Math.min(views.length, 2) - 1];
   place.replaceChildren(...views.map((view) => {
     const before = new Map((view.before || []).map((w) => [w.word, w.probability]));
     const after = new Map(view.next.map((w) => [w.word, w.probability]));
-    const words = [...new Set([...after.keys()].slice(0, SHOWN).concat([...before.keys()].slice(0, SHOWN)))].slice(0, SHOWN + 3);
+    const words = [...new Set([...after.keys()].slice(0, many).concat([...before.keys()].slice(0, many)))].slice(0, many + 3);
     const most = Math.max(0.001, ...after.values(), ...before.values());
     const rows = words.map((word) => {
       const bars = make("span", { class: "bars", "aria-hidden": "true" });

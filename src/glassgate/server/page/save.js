@@ -24,6 +24,11 @@ const escaped = (text) => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`
 function svgPen(width, height) {
   const parts = [];
   return {
+    cells({ x, y, steps, count, column, row, gap, shades, shadeAt }) {
+      for (let place = 0; place < count; place += 1) {
+        for (let step = 0; step < steps; step += 1) this.rect(x + step * column, y + place * row, column - 1, row - gap, shades[shadeAt(step, place)]);
+      }
+    },
     rect(x, y, w, h, fill) { parts.push(`<rect x="${x}" y="${y}" width="${w}" height="${h}" fill="${fill}"/>`); },
     frame(x, y, w, h, stroke, line) { parts.push(`<rect x="${x}" y="${y}" width="${w}" height="${h}" fill="none" stroke="${stroke}" stroke-width="${line}"/>`); },
     text(x, y, text, { size, family, fill, weight = 400, italic = false, anchor = "start", turn = 0 }) {
