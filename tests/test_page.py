@@ -250,6 +250,25 @@ def test_pointing_and_keys_go_to_the_cell(client: Client, visit: Open) -> None:
     page.focus("canvas")
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "value"
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.tagName") == "CANVAS"
+    page.click("canvas", position={"x": 60, "y": 10})  # the first word
+    label = page.get_attribute("canvas", "aria-label")
+    assert label is not None
+    assert f"at “{words[0]}”" in label
+
+
+def test_the_cell_goes_with_the_last_word_until_one_is_picked(client: Client, visit: Open) -> None:
+    page = visit(client, "#text=the%20gate")
+    says = "word => document.querySelector('#pinned').textContent.endsWith(`at “${word}”`)"
+    page.wait_for_function(says, arg="gate")
+    page.fill("#text", "the gate opens")
+    page.wait_for_function(says, arg="opens")
+    page.focus("canvas")
+    page.keyboard.press("ArrowLeft")
+    page.fill("#text", "the gate opens a door")
+    becomes(page, client.post("/predict", {"text": "the gate opens a door", "k": 64}).json["words"])
+    assert page.evaluate(f"({says})('gate')")
 
 
 def test_the_csv_is_the_trace(client: Client, visit: Open, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ let found = new Set();
 let reading = false;
 let again = false;
 let remembering = 0;
+let follows = true; // the cell goes with the last word until one is picked
 
 const dark = () => (document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
 const layerOf = (at) => views[at.view]?.trace?.layers.find((layer) => layer.name === at.layer);
@@ -69,10 +70,13 @@ function show() {
     const layer = views.find((v) => v.trace).trace.layers.at(-1);
     state.at = { view: views.findIndex((v) => v.trace), layer: layer.name, gate: gatesOf(layer)[0], unit: 0, step: layer.values.hidden.steps - 1 };
   }
+  if (follows && fits(state.at)) state.at.step = views[state.at.view].trace.words.length - 1;
   const rooms = placed();
   showWords($("words"), views, write);
   showSpan();
   draw(rooms);
+  const own = follows && views[state.at?.view];
+  if (own?.trace && own.map.where.width > rooms[state.at.view]) own.map.reveal(state.at.step);
   showCell();
   showEdits();
   remember();
@@ -156,6 +160,7 @@ function showEdits() {
 
 /** Take new edits; those before can be had back. */
 function change(edits) {
+  follows = false;
   past.undo.push(state.edits);
   past.redo = [];
   state.edits = edits;
@@ -197,6 +202,7 @@ function drag() {
 }
 
 function pin(at) {
+  follows = false;
   state.at = at;
   pointed = null;
   draw();
@@ -210,6 +216,7 @@ const mapOf = (n) => new HeatMap({
   pick: (at) => pin({ view: n, ...at }),
   at: () => state.at,
   enter: () => $("value").focus(),
+  word: (step) => pin({ ...state.at, view: n, step }),
 });
 
 function showSpan() {
@@ -321,6 +328,7 @@ async function restore() {
   const kept = fromFragment(location.hash);
   const both = models.length > 1 && (kept.text === null || kept.both); // who opens it with two wants to see two
   Object.assign(state, kept, { both, other: both ? null : kept.other, text: kept.text ?? await opening() });
+  follows = !kept.at;
   fill();
   await refresh();
 }
@@ -340,6 +348,7 @@ $("order").addEventListener("change", (event) => { state.order = event.target.va
 $("compare").addEventListener("click", () => compare(state.other === null ? state.text : null, false));
 $("models").addEventListener("click", () => compare(null, !state.both));
 $("value").addEventListener("input", drag);
+$("change").addEventListener("keydown", (event) => { if (event.key === "Escape") views[state.at?.view]?.map.canvas.focus({ preventScroll: true }); });
 $("value").addEventListener("change", () => { past.dragging = false; });
 for (const button of document.querySelectorAll("[data-set]")) button.addEventListener("click", () => change(withValue(Number(button.dataset.set))));
 $("undo").addEventListener("click", () => travel(past.undo, past.redo));
