@@ -92,6 +92,20 @@ class Client:
         return [json.loads(one) for one in data[:-1]]
 
 
+def validate(case: Any) -> str:
+    """Send a request that schemathesis made, check its answer, and return its address.
+
+    What edits lead to is not to be seen from their numbers: a state scaled at each step may leave float32.
+    """
+    response = case.call()
+    beyond = response.status_code == 422 and "goes beyond float32" in response.text
+    assert not beyond or case.body["edits"]
+    if not beyond:
+        case.validate_response(response)
+    url: str = response.request.url
+    return url
+
+
 @contextmanager
 def serving(folder: Path, **options: Any) -> Iterator[Client]:
     """Run a server until the block ends."""

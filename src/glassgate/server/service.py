@@ -7,6 +7,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import numpy as np
+
 from glassgate import __version__
 from glassgate.errors import GlassgateError
 from glassgate.folder.counting import count_folder
@@ -15,6 +17,7 @@ from glassgate.lens.explore import packed
 from glassgate.runtime import Model
 from glassgate.runtime.detokenise import Detokeniser
 from glassgate.runtime.output import Best
+from glassgate.runtime.traced import Traced as Seen
 from glassgate.server.answers import Answer, RefusedError, Stream, as_json
 from glassgate.server.bodies import LARGEST_BODY, LONGEST_TEXT, MOST_EDITS, Edited, Generate, Predict, Traced
 from glassgate.server.engine import Call, Engine, LateError, Want
@@ -149,7 +152,7 @@ class Service:
             )
 
     def _trace(self, body: Traced) -> bytes:
-        seen = self.model.trace(body.text, [edit.edit for edit in body.edits], unknown=True)
+        seen = self._edited(body)
         layers = []
         for described in _layers(self.model):
             traced = seen.layers[described["name"]]
@@ -157,10 +160,18 @@ class Service:
             layers.append({**described, "values": values})
         return as_json({"words": seen.words, "layers": layers, "next": _pairs(seen.best(body.k))})
 
+    def _edited(self, body: Traced) -> Seen:
+        """Read a text with edits: a state that is scaled at every step soon leaves what float32 can hold."""
+        seen = self.model.trace(body.text, [edit.edit for edit in body.edits], unknown=True)
+        if body.edits and not np.isfinite(seen.features).all():
+            raise GlassgateError(
+                "edits: what follows from them goes beyond float32: expected smaller changes"
+            )
+        return seen
+
     def _edit(self, body: Edited) -> bytes:
-        edits = [edit.edit for edit in body.edits]
-        after = self.model.trace(body.text, edits, unknown=True)
-        before = self.model.trace(body.text, unknown=True) if edits else after
+        after = self._edited(body)
+        before = self.model.trace(body.text, unknown=True) if body.edits else after
         return as_json({"before": _pairs(before.best(body.k)), "after": _pairs(after.best(body.k))})
 
 
