@@ -19,6 +19,7 @@ import glassgate
 from glassgate import GlassgateError
 from glassgate.edits import Edit
 from glassgate.lens import explore, html
+from glassgate.lens.handover import load_trace, save_trace
 from glassgate.trace import Chunk, LayerTrace
 from lens_models import model
 
@@ -74,6 +75,15 @@ def test_a_record_of_torch_is_explored_by_layer_and_sequence() -> None:
     assert (one.trace["words"], len(one.trace["layers"])) == (list("abcdef"), 1)
     for each in (widget, one):
         each.close()
+
+
+def test_a_trace_from_a_file_is_explored(tmp_path: Path) -> None:
+    traced = model().trace(SENTENCE)
+    save_trace(tmp_path / "trace.npz", traced.layers, traced.words)
+    widget = load_trace(tmp_path / "trace.npz").explore()
+    expected = traced.document()
+    assert widget.trace == {name: expected[name] for name in ("words", "steps", "layers")}
+    widget.close()
 
 
 def test_a_projection_has_rows_of_its_own_number() -> None:

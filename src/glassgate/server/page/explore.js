@@ -51,7 +51,8 @@ export function explore(place, trace, told = () => {}) {
   const words = make("div", { class: "words" });
   const plot = make("div", { class: "plot" }, map.canvas);
   const note = trace.steps > trace.words.length ? `The first ${trace.words.length} of ${trace.steps.toLocaleString("en")} steps. ` : "";
-  const root = make("div", { class: "glass explore" },
+  // JupyterLab takes arrow keys for its cells, but for those in an element that says this.
+  const root = make("div", { class: "glass explore", "data-lm-suppress-shortcuts": "true" },
     make("div", { class: "bar" }, layers.label, rows.label, order.label),
     make("div", { class: "beside" },
       make("div", { class: "main" }, plot, make("p", { class: "hint" }, `${note}Point at a cell to see how it arose; click a word to sort the units by it. Keys: arrows, Page Up, Page Down, Home, End.`)),
