@@ -92,6 +92,14 @@ class Client:
         return [json.loads(one) for one in data[:-1]]
 
 
+# 413 is a refusal too: a text may be as long as allowed, and its JSON beyond what a body may have.
+CHECKS = {
+    "negative_data_rejection": {"expected-statuses": ["400", "404", "413", "415", "422"]},
+    "positive_data_acceptance": {"expected-statuses": ["200", "413"]},
+}
+"""What schemathesis takes for granted and for refused."""
+
+
 def validate(case: Any) -> str:
     """Send a request that schemathesis made, check its answer, and return its address.
 

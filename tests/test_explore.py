@@ -3,7 +3,6 @@
 import builtins
 import json
 import re
-import shutil
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 import glassgate
 from glassgate import GlassgateError
@@ -22,9 +21,6 @@ from glassgate.lens import explore, html
 from glassgate.lens.handover import load_trace, save_trace
 from glassgate.trace import Chunk, LayerTrace
 from lens_models import model
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
 
 SENTENCE = "the keeper opens the gate"
 
@@ -141,14 +137,6 @@ def test_without_anywidget_one_line_says_what_to_install(monkeypatch: pytest.Mon
         explore._widget_class.cache_clear()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 Open = Callable[..., Page]
 
 
@@ -204,7 +192,6 @@ def label(page: Page) -> str:
     return page.get_attribute("canvas", "aria-label") or ""
 
 
-@in_browser
 @pytest.mark.parametrize(("cell", "reset"), [("lstm", None), ("gru", "before")])
 def test_a_page_of_its_own_tells_the_traces_numbers(visit: Open, cell: str, reset: str | None) -> None:
     traced = model(cell, **({"reset": reset} if reset else {})).trace(SENTENCE)
@@ -242,7 +229,6 @@ def test_a_page_of_its_own_tells_the_traces_numbers(visit: Open, cell: str, rese
     assert "unit 1 of layer l1" in label(page)
 
 
-@in_browser
 def test_units_are_sorted_by_the_word_that_is_clicked(visit: Open) -> None:
     traced = model().trace(SENTENCE)
     page = visit(html.page(traced.document(["l0"], gates=["cell"]), "cells"))
@@ -260,7 +246,6 @@ def test_units_are_sorted_by_the_word_that_is_clicked(visit: Open) -> None:
     assert seen == pytest.approx(sorted(cells, reverse=True), abs=5.1e-4)  # three digits
 
 
-@in_browser
 def test_where_gates_are_missing_the_others_are_told(visit: Open) -> None:
     traced = model().trace(SENTENCE)
     page = visit(html.page(traced.document(["l0"], mean=True), "means"))
@@ -274,7 +259,6 @@ def test_where_gates_are_missing_the_others_are_told(visit: Open) -> None:
     assert "An edit set it" in (edited.text_content(".arithmetic") or "")
 
 
-@in_browser
 @pytest.mark.parametrize(("theme", "width"), [("light", 1360), ("dark", 390)])
 def test_axe_finds_nothing_and_it_fits(visit: Open, theme: str, width: int) -> None:
     page = visit(
@@ -313,7 +297,6 @@ STUB = """async ([esm, given]) => {
 }"""
 
 
-@in_browser
 def test_the_widget_draws_follows_its_model_and_tells_the_cell(visit: Open) -> None:
     traced = model().trace(SENTENCE)
     widget = traced.explore()

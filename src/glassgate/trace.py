@@ -133,30 +133,8 @@ class LayerTrace:
         return update if chunk.active is None else update * chunk.active[:, :, None]
 
     def explore(self, words: Sequence[str] | None = None, sequence: int = 0) -> "anywidget.AnyWidget":
-        """Return a heat map of every gate to explore in a notebook: point at a cell, and see how it arose.
-
-        Parameters
-        ----------
-        words
-            The T words; None: the steps' numbers.
-        sequence
-            Which of the batch.
-
-        Returns
-        -------
-        anywidget.AnyWidget
-            Shows itself as the last line of a notebook's cell. ``.cell`` is the cell that is chosen there;
-            it can be set.
-
-        Raises
-        ------
-        GlassgateError
-            When anywidget is not installed (``pip install 'glassgate[notebook]'``), a layer was not called,
-            there is no such sequence, or the words are not one for each step.
-        """
-        from glassgate.lens.explore import document, widget
-
-        return widget(document({self._name: self}, words, sequence=sequence))
+        """Return a heat map of this layer to explore in a notebook: see `Trace.explore`."""
+        return Trace({self._name: self}).explore(words, sequence)
 
     def __repr__(self) -> str:
         return f"<trace of {self._name}: {', '.join(self.names)}>"

@@ -122,6 +122,7 @@ export function explore(place, trace, told = () => {}) {
   scheme.addEventListener("change", lit);
   root.addEventListener("pointerenter", lit); // a notebook's theme changes without telling
   draw();
+  width = plot.clientWidth; // 0 where the place is not in its document yet
   return {
     choose(cell) {
       if (!isIn(trace, cell) || ["layer", "gate", "unit", "step"].every((part) => cell[part] === at[part])) return;
