@@ -75,8 +75,15 @@ export function reach(traces) {
 
 export const rangeOf = (gate, limit) => GATES[gate].range || [-limit, limit];
 
+const alike = new WeakMap(); // orders by their numbers: it is drawn more often than it changes
+
 /** Units in an order in which neighbours behave alike: each next one is nearest to the one before. */
-export function likeness({ steps, units, numbers }) {
+export function likeness(values) {
+  if (!alike.has(values.numbers)) alike.set(values.numbers, chained(values));
+  return alike.get(values.numbers);
+}
+
+function chained({ steps, units, numbers }) {
   const left = new Set(Array.from({ length: units }, (_, n) => n));
   const distance = (a, b) => {
     let sum = 0;
