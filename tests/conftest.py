@@ -1,13 +1,18 @@
 """What several tests share."""
 
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from program import Program
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # A busy machine is no defect: how long an example takes is not what these tests are about.
 settings.register_profile("glassgate", deadline=None)
@@ -29,6 +34,20 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     running = Program(tmp_path_factory.mktemp("program"))
     yield running
     running.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """Return Chromium without a window."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("there is no chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

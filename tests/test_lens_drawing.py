@@ -3,8 +3,6 @@
 import io
 import json
 import re
-import shutil
-import subprocess
 from base64 import b64decode
 from pathlib import Path
 
@@ -16,7 +14,6 @@ import glassgate
 from glassgate import GlassgateError
 from glassgate.lens import canvas, figures, html, model_figures
 from glassgate.lens.blocks import Block, averaged, blocks, colours
-from glassgate.trace import LayerTrace
 from lens_models import model
 
 SENTENCE = "the keeper opens the gate"
@@ -190,59 +187,6 @@ def test_a_picture_is_the_same_bytes_each_time(form: str, begins: bytes, tmp_pat
 def test_own_pngs_are_read_by_others() -> None:
     drawn = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 14
     np.testing.assert_array_equal(pixels(html.png(drawn)), drawn)
-
-
-def test_a_page_holds_every_value_and_needs_no_network() -> None:
-    traced = model("gru").trace("the gate , the lamp")
-    words = [*traced.words[:-1], "</script><script>alert(1)"]
-    written = html.page(words, {n: blocks(layer) for n, layer in traced.layers.items()}, "a <b> & c")
-    assert "<title>a &lt;b&gt; &amp; c</title>" in written
-    assert written.count("</script") == 2  # of the data and of the program
-    assert not re.search(r"https?:|//[a-z]+\.|\bimport\b|fetch\(|<link|src=", written)
-    data = json.loads(re.search(r'id="data">(.*?)</script>', written, re.DOTALL)[1])  # type: ignore[index]
-    assert data["words"] == words
-    for name, layer in traced.layers.items():
-        for block in data["layers"][name]:
-            values = np.frombuffer(b64decode(block["values"]), "<f4").reshape(len(words), block["units"])
-            own = getattr(layer, block["name"])[:, 0].astype(np.float32)
-            np.testing.assert_array_equal(values, own)
-
-
-def test_the_page_tells_the_numbers_of_the_trace(tmp_path: Path) -> None:
-    """Its script runs on a stand-in for a browser: keys, clicks, and another layer with fewer units."""
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("node, which runs the page's script, is not installed")
-    traced = model().trace(SENTENCE)
-    l0, l1 = traced.layers.values()
-    layers = {"l0": blocks(l0), "l1": blocks(l1, units=[3, 1])}
-    (tmp_path / "page.html").write_text(html.page(traced.words, layers, "a page"), encoding="utf-8")
-    stand_in = Path(__file__).with_name("page_stand_in.mjs")
-    done = subprocess.run(
-        [node, stand_in, tmp_path / "page.html"], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    first, moved, clicked, other = json.loads(done.stdout)
-    assert first.startswith("<eos>   (step 0), unit 0:")
-
-    def numbers(told: str, name: str) -> str:
-        return re.search(rf"{name} (\S+)", told)[1].replace("−", "-")  # type: ignore[index]
-
-    def close(told: str, layer: LayerTrace, step: int, unit: int) -> None:
-        for gate in layer.names:
-            assert float(numbers(told, gate)) == pytest.approx(
-                getattr(layer, gate)[step, 0, unit], abs=5.1e-4
-            )
-
-    close(first, l0, 0, 0)
-    assert moved.startswith("the   (step 1), unit 1:")
-    close(moved, l0, 1, 1)
-    best = int(np.argmax(l0.cell[3, 0]))
-    assert clicked.startswith(f"opens   (step 3), unit {best}:")
-    close(clicked, l0, 3, best)
-    unit = max((3, 1), key=lambda u: l1.forget[3, 0, u])
-    assert other.startswith(f"<eos>   (step 0), unit {unit}:")
-    close(other, l1, 0, unit)
 
 
 def test_a_notebook_shows_a_trace() -> None:

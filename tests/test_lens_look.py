@@ -95,7 +95,21 @@ def test_look_writes_a_picture_or_a_page(program: Program, folder: Path, form: s
     if form == "html":
         data = re.search(r'id="data">(.*?)</script>', out.read_text(), re.DOTALL)
         assert data is not None
-        assert json.loads(data[1])["words"] == ["<eos>", "the", "gate"]
+        assert json.loads(data[1]) == glassgate.load(folder).trace("the gate").document()
+
+
+def test_a_page_of_some_gates_and_units_or_of_their_mean(
+    program: Program, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "gates.html"
+    words = ("look", folder, "the gate", "--out", out, "--layer", "l1", "--gate", "cell", "--units", "4,0")
+    traced = glassgate.load(folder).trace("the gate", [Edit("forget", set=0.5)])
+    for options, mean in (((), False), (("--mean",), True)):
+        program.run(*words, *options, "--set", "forget=1/2")
+        data = re.search(r'id="data">(.*?)</script>', out.read_text(), re.DOTALL)
+        assert data is not None
+        expected = traced.document(["l1"], gates=["cell"], units=[4, 0], mean=mean)
+        assert json.loads(data[1]) == expected
 
 
 @pytest.mark.parametrize(

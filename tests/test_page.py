@@ -1,8 +1,8 @@
 """The page in a headless browser: what it shows are the server's numbers, and it asks nobody else."""
 
 import csv
+import io
 import json
-import shutil
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,24 +13,14 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from matplotlib.image import imread
+from playwright.sync_api import Browser, Page
 
 from serving import Client, serving, write_folder
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
 
 TEXT = "the gate opens a door ,"
 # The page takes the next words from the trace, /predict from a step of many rows: see test_server.py, CLOSE.
 CLOSE = 1e-5
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module", params=["lstm", "gru"])
@@ -248,6 +238,25 @@ def test_pointing_and_keys_go_to_the_cell(client: Client, visit: Open) -> None:
     page.focus("canvas")
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "value"
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.tagName") == "CANVAS"
+    page.click("canvas", position={"x": 60, "y": 10})  # the first word
+    label = page.get_attribute("canvas", "aria-label")
+    assert label is not None
+    assert f"at “{words[0]}”" in label
+
+
+def test_the_cell_goes_with_the_last_word_until_one_is_picked(client: Client, visit: Open) -> None:
+    page = visit(client, "#text=the%20gate")
+    says = "word => document.querySelector('#pinned').textContent.endsWith(`at “${word}”`)"
+    page.wait_for_function(says, arg="gate")
+    page.fill("#text", "the gate opens")
+    page.wait_for_function(says, arg="opens")
+    page.focus("canvas")
+    page.keyboard.press("ArrowLeft")
+    page.fill("#text", "the gate opens a door")
+    becomes(page, client.post("/predict", {"text": "the gate opens a door", "k": 64}).json["words"])
+    assert page.evaluate(f"({says})('gate')")
 
 
 def test_the_csv_is_the_trace(client: Client, visit: Open, tmp_path: Path) -> None:
@@ -265,7 +274,7 @@ def test_the_csv_is_the_trace(client: Client, visit: Open, tmp_path: Path) -> No
 
 def test_the_pictures_are_the_figure(client: Client, visit: Open, tmp_path: Path) -> None:
     page = visit(client)
-    assert saved(page, "#png", tmp_path).startswith(b"\x89PNG\r\n\x1a\n")
+    dots = np.round(imread(io.BytesIO(saved(page, "#png", tmp_path)))[..., :3] * 255).astype(int)
     tree = ElementTree.fromstring(saved(page, "#svg", tmp_path))
     texts = [element.text for element in tree.iter("{http://www.w3.org/2000/svg}text")]
     words = client.post("/trace", {"text": TEXT}).json["words"]
@@ -275,6 +284,23 @@ def test_the_pictures_are_the_figure(client: Client, visit: Open, tmp_path: Path
     blocks = sum(len(layer["values"]) for layer in trace(client))
     # The paper, 24 shades of each block's scale, and the frame of the chosen cell.
     assert rectangles == 1 + cells + 24 * blocks + 1
+    # The canvas draws cells as one image, the SVG each as a rectangle: both have the same colours, which lie
+    # in the order of the values.
+    drawn = [one for one in tree.iter("{http://www.w3.org/2000/svg}rect") if float(one.get("width", 0)) > 10]
+    drawn = [one for one in drawn[1:] if one.get("fill") != "none"]
+    assert len(drawn) == cells
+    for one in drawn:
+        x, y, width, height = (float(one.get(name, 0)) for name in ("x", "y", "width", "height"))
+        found = dots[int(y + height / 2), int(x + width / 2)]
+        assert "#" + bytes(found.tolist()).hex() == one.get("fill")
+    one = drawn[0]
+    right = int(float(one.get("x", 0)) + float(one.get("width", 0)))
+    assert bytes(dots[int(float(one.get("y", 0))), right].tolist()).hex() == "fcfbf8"  # paper between
+    layer = trace(client)[0]
+    gate = "forget" if layer["cell"] == "lstm" else "reset"  # the first block, from light to dark
+    shades = [int(one.get("fill", "")[1:3], 16) for one in drawn[: layer["values"][gate].size]]
+    values = layer["values"][gate].T.ravel()  # a row for each unit
+    assert (np.diff(np.array(shades)[np.argsort(values)]) <= 0).all()
 
 
 def test_a_link_brings_the_view_back(client: Client, visit: Open) -> None:
@@ -360,3 +386,127 @@ def test_a_token_is_asked_for(browser: Browser, tmp_path: Path) -> None:
         assert page.is_hidden("#key")
         assert token not in json.dumps([page.url, page.evaluate("({...localStorage, ...sessionStorage})")])
         page.close()
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """Two models with nothing in common but some words: cells, layers and units differ."""
+    parent = tmp_path_factory.mktemp("pair")
+    other = write_folder(parent / "other", "gru", layers=1, hidden=6, embedding=4)
+    with serving(write_folder(parent / "drawn"), compared=other) as client:
+        yield client
+
+
+def tables(page: Page, column: str = "is") -> list[dict[str, float | None]]:
+    """The next words of each model."""
+    found = page.eval_on_selector_all(
+        "table.next",
+        """(tables, kind) => tables.map(t => [...t.querySelectorAll('tbody tr')].map(
+            r => [r.dataset.word, r.querySelector('td.' + kind)?.dataset.probability]))""",
+        column,
+    )
+    return [{word: float(y) if y else None for word, y in rows} for rows in found]
+
+
+def settles(page: Page, *expected_words: list[dict[str, Any]]) -> None:
+    """Wait until each model's words are these, and compare them."""
+    page.wait_for_function(
+        """([all, close]) => {
+            const rows = [...document.querySelectorAll('table.next')].map(t => t.querySelector('tbody tr'));
+            return rows.length === all.length && all.every(([word, y], n) => rows[n].dataset.word === word
+                && Math.abs(Number(rows[n].querySelector('td.is').dataset.probability) - y) <= close * y);
+        }""",
+        arg=[[[words[0]["word"], words[0]["probability"]] for words in expected_words], CLOSE],
+        timeout=10_000,
+    )
+    for found, words in zip(tables(page), expected_words, strict=True):
+        assert list(found)[:5] == [entry["word"] for entry in words[:5]]
+        assert found == {word: y for word, y in expected(words).items() if word in found}
+
+
+def test_two_models_stand_beside_each_other_and_edits_work_on_each(pair: Client, visit: Open) -> None:
+    page = visit(pair)
+    page.click("#models")  # the link names a text and no comparison
+    bases = ("", "/compared")
+
+    def words(edits: dict[str, list[Any]], text: str = TEXT) -> list[list[dict[str, Any]]]:
+        bodies = {base: {"text": text, "k": 64, "edits": edits.get(base, [])} for base in bases}
+        return [pair.post(base + "/edit", bodies[base]).json["after"] for base in bases]
+
+    plain = words({})
+    settles(page, *plain)
+    assert page.locator("#plots .name").all_text_contents() == ["drawn", "other"]
+    assert page.locator("table.next caption b").all_text_contents() == ["drawn", "other"]
+
+    # A change of the second model's cell is one of the second model alone.
+    page.locator("canvas").nth(1).focus()
+    page.locator("canvas").nth(1).click(position={"x": 60, "y": 120})
+    assert (page.text_content("#pinned") or "").startswith("other: ")
+    page.select_option("#scope", "all")
+    gate = "reset" if (page.text_content("#pinned") or "").startswith("other: r,") else "update"
+    page.click("[data-set='0']")
+    own = [{"gate": gate, "set": 0}]
+    settles(page, *words({"/compared": own}))
+    assert page.locator("#edits li").count() == 1
+    assert "; other" in (page.text_content("#edits") or "")
+    before = tables(page, "was")
+    assert before[0] == dict.fromkeys(before[0])  # the first one has no column of those before
+    assert before[1] == {word: y for word, y in expected(plain[1]).items() if word in before[1]}
+    page.click("#undo")
+    settles(page, *plain)
+
+    # The candidate is in both cells: one change of both models.
+    page.locator("canvas").nth(1).focus()
+    for _ in range(3):
+        page.keyboard.press("PageUp")
+    for _ in range(2):
+        page.keyboard.press("PageDown")
+    assert "g, candidate" in (page.text_content("#pinned") or "")
+    page.select_option("#scope", "both")
+    page.click("[data-set='1']")
+    both = [{"gate": "candidate", "set": 1}]
+    settles(page, *words({"": both, "/compared": both}))
+    assert "; both models" in (page.text_content("#edits") or "")
+
+    # The link brings it back; a gate that one model lacks changes the other alone.
+    page.click("#link")
+    again = visit(pair, "#" + page.url.partition("#")[2])
+    settles(again, *words({"": both, "/compared": both}))
+    forget = quote(json.dumps([{"gate": "forget", "set": 0, "model": "both"}]))
+    one = visit(pair, f"#text={quote(TEXT)}&models=2&edits={forget}")
+    settles(one, *words({"": [{"gate": "forget", "set": 0}]}))
+    one.click("#compare")  # two texts of the first model instead
+    one.wait_for_function("() => document.querySelectorAll('table.next').length === 2")
+    assert one.get_attribute("#models", "aria-pressed") == "false"
+    settles(
+        one, words({"": [{"gate": "forget", "set": 0}]})[0], words({"": [{"gate": "forget", "set": 0}]})[0]
+    )
+
+
+def test_who_serves_two_models_sees_both_at_once(pair: Client, visit: Open, tmp_path: Path) -> None:
+    page = visit(pair, "")
+    page.wait_for_function("() => document.querySelectorAll('table.next').length === 2")
+    counts = [pair.get(base + "/model").json["count"]["total"] for base in ("", "/compared")]
+    shown_counts = page.eval_on_selector_all(
+        "#count tfoot tr:nth-child(2) td", "all => all.map(e => e.textContent)"
+    )
+    assert shown_counts == [f"{count:,}" for count in counts]
+    rows = list(csv.DictReader(saved(page, "#csv", tmp_path).decode().splitlines()))
+    text = page.input_value("#text")
+    for name, base in (("drawn", ""), ("other", "/compared")):
+        layers = pair.post(base + "/trace", {"text": text}).json["layers"]
+        cells = sum(np.prod(values["shape"]) for layer in layers for values in layer["values"].values())
+        assert sum(row["model"] == name for row in rows) == cells
+
+
+@pytest.mark.parametrize(("theme", "width"), [("dark", 1360), ("light", 390)])
+def test_axe_finds_nothing_in_a_comparison_of_models(
+    pair: Client, visit: Open, theme: str, width: int
+) -> None:
+    page = visit(pair, "", color_scheme=theme, viewport={"width": width, "height": 844})
+    page.select_option("#scope", "both")
+    page.click("[data-set='0']")
+    page.wait_for_selector("#edits li")
+    report = Axe().run(page)
+    assert report.violations_count == 0, report.generate_report()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

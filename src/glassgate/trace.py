@@ -1,9 +1,12 @@
 """What a layer computed, by name: the record that both faces of the kernels fill, torch's and NumPy's."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from glassgate.errors import GlassgateError
+
+if TYPE_CHECKING:
+    import anywidget
 
 __all__ = ["NAMES", "Chunk", "LayerTrace", "Trace"]
 
@@ -43,6 +46,8 @@ class LayerTrace:
         The layer's name, for messages.
     cell : {"lstm", "gru"}
         Which gates there are.
+    reset : {"before", "after"}, optional
+        Where the reset gate of a GRU acts; None: not known.
 
     Raises
     ------
@@ -50,15 +55,26 @@ class LayerTrace:
         On access: the layer was not called, a name is unknown, or the calls had batches of different sizes.
     """
 
-    def __init__(self, name: str, cell: str) -> None:
+    def __init__(self, name: str, cell: str, reset: str | None = None) -> None:
         self._name = name
         self._cell = cell
+        self._reset = reset
         self._chunks: list[Chunk] = []
 
     @property
     def name(self) -> str:
         """The layer's name."""
         return self._name
+
+    @property
+    def cell_kind(self) -> str:
+        """``"lstm"`` or ``"gru"``; ``cell`` is the LSTM's state."""
+        return self._cell
+
+    @property
+    def reset_kind(self) -> str | None:
+        """Where the reset gate of a GRU acts, ``"before"`` or ``"after"`` the product; None: not known."""
+        return self._reset
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -116,6 +132,10 @@ class LayerTrace:
         update = 1 - values
         return update if chunk.active is None else update * chunk.active[:, :, None]
 
+    def explore(self, words: Sequence[str] | None = None, sequence: int = 0) -> "anywidget.AnyWidget":
+        """Return a heat map of this layer to explore in a notebook: see `Trace.explore`."""
+        return Trace({self._name: self}).explore(words, sequence)
+
     def __repr__(self) -> str:
         return f"<trace of {self._name}: {', '.join(self.names)}>"
 
@@ -166,6 +186,32 @@ class Trace(Mapping[str, LayerTrace]):
                 f"as in trace[{first!r}].{name}"
             )
         return getattr(next(iter(self._layers.values())), name)
+
+    def explore(self, words: Sequence[str] | None = None, sequence: int = 0) -> "anywidget.AnyWidget":
+        """Return a heat map of every gate to explore in a notebook: point at a cell, and see how it arose.
+
+        Parameters
+        ----------
+        words
+            The T words; None: the steps' numbers.
+        sequence
+            Which of the batch.
+
+        Returns
+        -------
+        anywidget.AnyWidget
+            Shows itself as the last line of a notebook's cell. ``.cell`` is the cell that is chosen there;
+            it can be set.
+
+        Raises
+        ------
+        GlassgateError
+            When anywidget is not installed (``pip install 'glassgate[notebook]'``), a layer was not called,
+            there is no such sequence, or the words are not one for each step.
+        """
+        from glassgate.lens.explore import document, widget
+
+        return widget(document(self, words, sequence=sequence))
 
     def __repr__(self) -> str:
         return f"<trace of {', '.join(self._layers)}>"

@@ -76,6 +76,13 @@ def command(
     edits = [parse_edit(part) for part in set_ or ()]
     traced = load(folder).trace(sentence, edits, unknown)
     names = list(traced.layers) if layer is None else [layer]
+    if out is not None and out.suffix.lower() == ".html":
+        from glassgate.folder.files import write_atomically
+        from glassgate.lens.html import page
+
+        shown = traced.document(names, gates=gate or None, units=chosen, mean=mean)
+        write_atomically(out, page(shown, sentence))
+        return
     drawn = {name: blocks(traced.layers[name], gate, chosen) for name in names}
     console = Console(highlight=False)
     if out is None and not mean and chosen is None:
@@ -88,11 +95,6 @@ def command(
     if out is None:
         for name in names:
             _print(console, name, traced.words, drawn[name])
-    elif out.suffix.lower() == ".html":
-        from glassgate.folder.files import write_atomically
-        from glassgate.lens.html import page
-
-        write_atomically(out, page(traced.words, drawn, sentence))
     else:
         from glassgate.lens.blocks import Block
         from glassgate.lens.canvas import save

@@ -12,6 +12,9 @@ def command(
     folder: Annotated[
         Path | None, typer.Argument(metavar="DIR", help="A model folder; by default the notes' exercise.")
     ] = None,
+    compare: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A second model folder, shown beside the first.")
+    ] = None,
     host: Annotated[
         str, typer.Option(help="The address to listen at; other than this machine's own: with --token alone.")
     ] = "127.0.0.1",
@@ -30,5 +33,5 @@ def command(
     from glassgate.server.running import Server
 
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # its warnings tell of clients that went away
-    server = Server(folder or exercise_folder(typer.echo), host, port, token)
+    server = Server(folder or exercise_folder(typer.echo), host, port, token, compare)
     server.run(lambda url: typer.echo(f"glassgate: serving at {url} (Ctrl-C ends it)"))

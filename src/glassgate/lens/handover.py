@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ import numpy.typing as npt
 from glassgate.errors import GlassgateError
 from glassgate.folder.files import replacing
 from glassgate.trace import NAMES, Chunk, LayerTrace, Trace
+
+if TYPE_CHECKING:
+    import anywidget
 
 __all__ = ["Recorded", "load_trace", "save_trace", "to_frame", "to_labelled"]
 
@@ -35,6 +38,10 @@ class Recorded:
 
     words: tuple[str, ...]
     layers: Trace
+
+    def explore(self) -> "anywidget.AnyWidget":
+        """Return a heat map of every gate to explore in a notebook: see `glassgate.trace.Trace.explore`."""
+        return self.layers.explore(self.words or None)
 
     def _repr_html_(self) -> str:
         from glassgate.lens.html import still

@@ -1,18 +1,21 @@
 """Gates on a page: one file that needs no network, and the still picture that a notebook shows."""
 
 import json
+import re
 import struct
 import zlib
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from glassgate.errors import GlassgateError
-from glassgate.lens.blocks import DIVERGING, SEQUENTIAL, Block, blocks, colours
+from glassgate.lens.blocks import Block, blocks, colours
+from glassgate.lens.explore import module, style
 from glassgate.trace import LayerTrace
 
 __all__ = ["page", "png", "still"]
@@ -22,48 +25,39 @@ STEPS = 200  # that a still picture shows
 HEIGHT = 96  # pixels of a heat map in a still picture, at most
 
 
-def page(words: Sequence[str], layers: Mapping[str, Sequence[Block]], title: str) -> str:
+def page(trace: Mapping[str, Any], title: str) -> str:
     """Return a page with the heat map of every gate: one file, no network, nothing to install.
 
-    Point at a cell to see the word, the unit, all its gates there, and how its state came about; click a word
-    to sort the units by their values at it.
+    Point at a cell to see the notes' arithmetic there and the next words; click a word to sort the units by
+    their values at it. It is drawn by the same modules as the server's page.
 
     Parameters
     ----------
-    words
-        The T words.
-    layers
-        For each layer its blocks, as `glassgate.lens.blocks.blocks` gives them.
+    trace
+        From `glassgate.lens.explore.document`.
     title
         Of the page.
 
     Returns
     -------
     str
-        HTML.
-
-    Raises
-    ------
-    GlassgateError
-        A block has not one row for each word.
+        HTML, whose content-security policy lets it ask nobody for anything.
 
     Examples
     --------
-    >>> text = page(["a", "<b>"], {"l0": [Block("forget", np.zeros((2, 3)))]}, "two words")
-    >>> text.startswith("<!doctype html>"), "http" in text, "<b>" in text
+    >>> from glassgate.lens.explore import document
+    >>> from glassgate.trace import Chunk
+    >>> layer = LayerTrace("l0", "gru")
+    >>> layer.add(Chunk(np.zeros((2, 1, 3)), np.full((2, 1, 3, 3), 0.25), None, None))
+    >>> text = page(document({"l0": layer}, ["a", "<b>"]), "two words")
+    >>> text.startswith("<!doctype html>"), "http:" in text, "<b>" in text
     (True, False, False)
     """
-    data = {
-        "words": list(words),
-        "layers": {
-            name: [_packed(block, len(words)) for block in blocks_of] for name, blocks_of in layers.items()
-        },
-        "stops": {"signed": DIVERGING, "plain": SEQUENTIAL},
-    }
     # Inside a script element only "<" could end it: no word may.
-    written = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
+    written = json.dumps(trace, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    parts = {"title": escape(title), "data": written, "style": style(), "module": module()}
     template = files("glassgate.lens").joinpath("page.html").read_text(encoding="utf-8")
-    return template.replace("{{title}}", escape(title)).replace("{{data}}", written)
+    return re.sub(r"{{(\w+)}}", lambda found: parts[found[1]], template)
 
 
 def still(words: Sequence[str] | None, layers: Mapping[str, LayerTrace]) -> str:
@@ -147,18 +141,3 @@ def _row(block: Block, shown: int) -> str:
         f'height="{height}" style="image-rendering:pixelated;display:block;max-width:none" '
         f'src="data:image/png;base64,{picture}"></td></tr>'
     )
-
-
-def _packed(block: Block, count: int) -> dict[str, object]:
-    if block.values.ndim != 2 or len(block.values) != count:
-        raise GlassgateError(
-            f"{block.name}: expected a row for each of {count} words, got {list(block.values.shape)}"
-        )
-    values = np.ascontiguousarray(block.values, "<f4")
-    return {
-        "name": block.name,
-        "signed": block.signed,
-        "units": values.shape[1],
-        "labels": None if block.units is None else list(block.units),
-        "values": b64encode(values.tobytes()).decode(),
-    }

@@ -226,7 +226,8 @@ class Model:
         if not numbers:
             raise GlassgateError("the text: is empty: this model needs at least one word to go on from")
         network = self.network
-        traces = {name: LayerTrace(name, target.cell) for name, target in network.targets.items()}
+        reset = self.config.reset if self.config.cell == "gru" else None
+        traces = {name: LayerTrace(name, target.cell, reset) for name, target in network.targets.items()}
         own, state = for_layers(edits, network.targets), network.initial_state(1)
         features = network.run(np.array(numbers)[:, None], state, own, traces=traces)
         words = tuple(self.vocabulary.words[number] for number in numbers)

@@ -1,6 +1,8 @@
 """A text that was read with every gate in view."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from glassgate.errors import GlassgateError
 from glassgate.folder.vocabulary import Vocabulary
@@ -8,7 +10,13 @@ from glassgate.runtime.matrix import Array
 from glassgate.runtime.output import Output
 from glassgate.trace import Trace
 
+if TYPE_CHECKING:
+    import anywidget
+
 __all__ = ["Traced"]
+
+
+SHOWN = 8  # next words after each word
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,51 @@ class Traced:
         ((numbers, y),) = self._output.best(self.features[step][None], k, None, self._vocabulary.unk)
         spelling = self._vocabulary.words
         return [(spelling[n], p) for n, p in zip(numbers.tolist(), y.tolist(), strict=True)]
+
+    def explore(self) -> "anywidget.AnyWidget":
+        """Return a heat map of every gate to explore in a notebook, with the next words after each word.
+
+        Returns
+        -------
+        anywidget.AnyWidget
+            As `glassgate.trace.Trace.explore` returns it.
+
+        Raises
+        ------
+        GlassgateError
+            When anywidget is not installed: ``pip install 'glassgate[notebook]'``.
+        """
+        from glassgate.lens.explore import widget
+
+        return widget(self.document())
+
+    def document(
+        self,
+        layers: Sequence[str] | None = None,
+        *,
+        gates: Sequence[str] | None = None,
+        units: Sequence[int] | None = None,
+        mean: bool = False,
+    ) -> dict[str, Any]:
+        """Return what `explore` and a page of gates show; see `glassgate.lens.explore.document`.
+
+        Parameters
+        ----------
+        layers
+            Names of layers, by default all.
+        gates, units, mean
+            What is drawn.
+
+        Raises
+        ------
+        GlassgateError
+            There is no such layer, gate or unit.
+        """
+        from glassgate.lens.explore import STEPS, document
+
+        chosen = self.layers if layers is None else {name: self.layers[name] for name in layers}
+        best = [self.best(SHOWN, step) for step in range(min(len(self.words), STEPS))]
+        return document(chosen, self.words, gates=gates, units=units, mean=mean, next_words=best)
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: a heat map for each gate under the words."""

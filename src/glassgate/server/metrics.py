@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 
 from glassgate.server.engine import Engine
 
@@ -11,20 +12,20 @@ BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 1
 
 
 class Metrics:
-    """Requests by path and status, how long they took, and what the engine did.
+    """Requests by path and status, how long they took, and what the engines did.
 
     Parameters
     ----------
-    engine
-        That computes.
+    engines
+        Those that compute, one for each model.
 
     Notes
     -----
     Paths that do not exist are counted as ``other``: who asks for many fills no memory.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        self._engines = engines
         self._requests: Counter[tuple[str, int]] = Counter()
         self._seconds: defaultdict[str, list[int]] = defaultdict(lambda: [0] * (len(BOUNDS) + 1))
         self._sums: defaultdict[str, float] = defaultdict(float)
@@ -42,7 +43,7 @@ class Metrics:
 
     def text(self) -> str:
         """Return all counts in Prometheus' text format."""
-        engine = self._engine
+        engines = self._engines
         lines = [
             "# HELP glassgate_requests_total Requests answered.",
             "# TYPE glassgate_requests_total counter",
@@ -59,12 +60,17 @@ class Metrics:
             lines.append(f'{name}_sum{{path="{path}"}} {self._sums[path]:.6f}')
             lines.append(f'{name}_count{{path="{path}"}} {total}')
         for name, kind, value, meaning in (
-            ("glassgate_in_flight", "gauge", engine.load, "Texts and traces being computed or waiting."),
-            ("glassgate_steps_total", "counter", engine.steps, "Kernel steps."),
+            (
+                "glassgate_in_flight",
+                "gauge",
+                sum(e.load for e in engines),
+                "Texts and traces being computed or waiting.",
+            ),
+            ("glassgate_steps_total", "counter", sum(e.steps for e in engines), "Kernel steps."),
             (
                 "glassgate_words_total",
                 "counter",
-                engine.words,
+                sum(e.words for e in engines),
                 "Words read in them; many texts share a step.",
             ),
         ):

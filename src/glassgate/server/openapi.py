@@ -30,7 +30,7 @@ REFUSALS = {
 }
 
 
-def document(routes: Mapping[str, Route], model: Model, name: str, needs_token: bool) -> Schema:
+def document(routes: Mapping[str, Route], model: Model, name: str, needs_token: bool, at: str = "") -> Schema:
     """Describe the paths that have a summary.
 
     Parameters
@@ -43,6 +43,8 @@ def document(routes: Mapping[str, Route], model: Model, name: str, needs_token: 
         What it is called.
     needs_token
         Whether requests need a token.
+    at
+        What stands before the paths, where it is not the first model.
 
     Returns
     -------
@@ -65,6 +67,7 @@ def document(routes: Mapping[str, Route], model: Model, name: str, needs_token: 
             "version": __version__,
             "description": "A next-word model and its gates.",
         },
+        **({"servers": [{"url": at}]} if at else {}),
         "paths": paths,
         "components": {"schemas": schemas},
     }

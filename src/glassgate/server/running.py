@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -27,6 +27,7 @@ from glassgate.server.service import Service
 __all__ = ["Server"]
 
 SHUTDOWN_SECONDS = 10
+PREFIXES = ("", "/compared")  # of the first model's paths, and of the second's
 MEDIA = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -48,6 +49,9 @@ class Server:
         Where to listen; port 0: any that is free.
     token
         What requests must bring; needed for another address than the loopback.
+    compared
+        A second model, which the page shows beside the first: under ``/compared`` it answers as the first
+        does under ``/``.
 
     Attributes
     ----------
@@ -61,23 +65,33 @@ class Server:
     """
 
     def __init__(
-        self, folder: Path, host: str = "127.0.0.1", port: int = 8000, token: str | None = None
+        self,
+        folder: Path,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        token: str | None = None,
+        compared: Path | None = None,
     ) -> None:
         guard = Guard(host, token)
-        model = load(folder)
-        self.engine = Engine(model.network, model.vocabulary.unk)
-        metrics = Metrics(self.engine)
-        service = Service(model, folder, self.engine, token is not None)
-        routes = _routes(service, metrics)
-        described = as_json(document(routes, model, service.name, token is not None))
-        routes["/openapi.json"] = Route(_fixed(Answer(described)))
+        folders = [folder] if compared is None else [folder, compared]
+        services = [_service(one, token is not None, one is not folders[-1]) for one in folders]
+        engines = [service.engine for service in services]
+        self.engine = engines[0]
+        metrics = Metrics(engines)
+        routes = _page()
+        for service, at in zip(services, PREFIXES, strict=False):
+            own = _routes(service) | ({} if at else _of_the_server(service, metrics))
+            described = as_json(document(own, service.model, service.name, token is not None, at))
+            own["/openapi.json"] = Route(_fixed(Answer(described)))
+            routes |= {at + path: route for path, route in own.items()}
         self.application = Application(guard, routes, metrics)
         self._socket = _listen(host, port)
         name = f"[{host}]" if ":" in host else host
         self.url = f"http://{name}:{self._socket.getsockname()[1]}"
 
         def refused() -> None:
-            self.engine.refuse()
+            for engine in engines:
+                engine.refuse()
             metrics.count_refused()
 
         config = uvicorn.Config(
@@ -93,7 +107,7 @@ class Server:
             timeout_keep_alive=5,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
-        self._server = _Uvicorn(config, self.engine)
+        self._server = _Uvicorn(config, engines)
 
     def run(self, started: Callable[[str], None] | None = None) -> None:
         """Serve until the process is told to end, or `stop` is called; what runs is finished first.
@@ -112,21 +126,22 @@ class Server:
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn's server, with the engine's life inside its own; a signal ends it without a second one."""
+    """uvicorn's server, with the engines' life inside its own; a signal ends it without a second one."""
 
-    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+    def __init__(self, config: uvicorn.Config, engines: Sequence[Engine]) -> None:
         super().__init__(config)
-        self.engine = engine
+        self.engines = engines
         self.announce: Callable[[], None] = lambda: None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self.engine.start()
+        for engine in self.engines:
+            engine.start()
         await super().startup(sockets)
         self.announce()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
-        await asyncio.to_thread(self.engine.stop)
+        await asyncio.gather(*(asyncio.to_thread(engine.stop) for engine in self.engines))
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -143,17 +158,16 @@ class _Uvicorn(uvicorn.Server):
                 loop.remove_signal_handler(signal)
 
 
-def _routes(service: Service, metrics: Metrics) -> dict[str, Route]:
+def _service(folder: Path, needs_token: bool, compared: bool) -> Service:
+    model = load(folder)
+    return Service(model, folder, Engine(model.network, model.vocabulary.unk), needs_token, compared)
+
+
+def _routes(service: Service) -> dict[str, Route]:
+    """Return what is answered about one model."""
     completions = Completions(service)
-
-    async def counts(_: None) -> Answer:
-        return Answer(metrics.text().encode(), "text/plain; version=0.0.4; charset=utf-8")
-
     return {
-        **_page(),
-        "/health": Route(service.health, summary="Whether the server is there", public=True),
         "/model": Route(service.about, summary="What the model is: configuration, counts, training"),
-        "/metrics": Route(counts, summary="What the server counted, for Prometheus"),
         "/predict": Route(service.predict, Predict, "The most probable next words"),
         "/generate": Route(service.generate, Generate, "Text written on, as server-sent events"),
         "/trace": Route(service.trace, Traced, "Every gate and state at every word"),
@@ -161,6 +175,18 @@ def _routes(service: Service, metrics: Metrics) -> dict[str, Route]:
         "/v1/completions": Route(completions.complete, Completion, "Completions as in the OpenAI API"),
         "/v1/models": Route(completions.models, summary="The one model, as in the OpenAI API"),
         f"/v1/models/{service.name}": Route(completions.model),
+    }
+
+
+def _of_the_server(service: Service, metrics: Metrics) -> dict[str, Route]:
+    """Return what is answered once, however many models there are."""
+
+    async def counts(_: None) -> Answer:
+        return Answer(metrics.text().encode(), "text/plain; version=0.0.4; charset=utf-8")
+
+    return {
+        "/health": Route(service.health, summary="Whether the server is there", public=True),
+        "/metrics": Route(counts, summary="What the server counted, for Prometheus"),
     }
 
 

@@ -1,7 +1,6 @@
 """What the server answers about its model: predictions, text, gates, edits, and what it is."""
 
 import json
-from base64 import b64encode
 from collections.abc import AsyncGenerator, Sequence
 from math import exp, isfinite
 from pathlib import Path
@@ -14,9 +13,11 @@ from glassgate import __version__
 from glassgate.errors import GlassgateError
 from glassgate.folder.counting import count_folder
 from glassgate.folder.model import CARD, METRICS
+from glassgate.lens.explore import packed
 from glassgate.runtime import Model
 from glassgate.runtime.detokenise import Detokeniser
 from glassgate.runtime.output import Best
+from glassgate.runtime.traced import Traced as Seen
 from glassgate.server.answers import Answer, RefusedError, Stream, as_json
 from glassgate.server.bodies import LARGEST_BODY, LONGEST_TEXT, MOST_EDITS, Edited, Generate, Predict, Traced
 from glassgate.server.engine import Call, Engine, LateError, Want
@@ -43,14 +44,18 @@ class Service:
         That computes.
     needs_token
         Whether requests need one, which /health tells the page.
+    compared
+        Whether another model is served beside this one, which /model tells the page.
     """
 
-    def __init__(self, model: Model, folder: Path, engine: Engine, needs_token: bool) -> None:
+    def __init__(
+        self, model: Model, folder: Path, engine: Engine, needs_token: bool, compared: bool = False
+    ) -> None:
         self.model = model
         self.engine = engine
         self.name = folder.resolve().name
         self._gates = NAMES[model.config.cell]
-        self._about = as_json(_about(model, folder, self.name))
+        self._about = as_json({**_about(model, folder, self.name), "compared": compared})
         self._health = as_json({"status": "ok", "version": __version__, "token": needs_token})
 
     async def health(self, _: None) -> Answer:
@@ -147,25 +152,27 @@ class Service:
             )
 
     def _trace(self, body: Traced) -> bytes:
-        seen = self.model.trace(body.text, [edit.edit for edit in body.edits], unknown=True)
+        seen = self._edited(body)
         layers = []
         for described in _layers(self.model):
             traced = seen.layers[described["name"]]
-            values = {name: _packed(getattr(traced, name)[:, 0]) for name in traced.names}
+            values = {name: packed(getattr(traced, name)[:, 0]) for name in traced.names}
             layers.append({**described, "values": values})
         return as_json({"words": seen.words, "layers": layers, "next": _pairs(seen.best(body.k))})
 
+    def _edited(self, body: Traced) -> Seen:
+        """Read a text with edits: a state that is scaled at every step soon leaves what float32 can hold."""
+        seen = self.model.trace(body.text, [edit.edit for edit in body.edits], unknown=True)
+        if body.edits and not np.isfinite(seen.features).all():
+            raise GlassgateError(
+                "edits: what follows from them goes beyond float32: expected smaller changes"
+            )
+        return seen
+
     def _edit(self, body: Edited) -> bytes:
-        edits = [edit.edit for edit in body.edits]
-        after = self.model.trace(body.text, edits, unknown=True)
-        before = self.model.trace(body.text, unknown=True) if edits else after
+        after = self._edited(body)
+        before = self.model.trace(body.text, unknown=True) if body.edits else after
         return as_json({"before": _pairs(before.best(body.k)), "after": _pairs(after.best(body.k))})
-
-
-def _packed(values: Any) -> dict[str, Any]:
-    """Pack a matrix as its shape and the base64 of its float32 numbers, little-endian, row by row."""
-    numbers = np.ascontiguousarray(values, "<f4")
-    return {"shape": list(numbers.shape), "float32": b64encode(numbers.tobytes()).decode()}
 
 
 def _pairs(words: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:

@@ -1,4 +1,6 @@
-// Requests to the server that the page came from; traces are decoded here.
+// Requests to the server that the page came from.
+
+import { unpack } from "./figure.js";
 
 let token = "";
 
@@ -18,44 +20,34 @@ export async function ask(path, body) {
   throw Object.assign(new Error(content.error.message), { status: answer.status });
 }
 
-/** The float32 numbers of a matrix [steps, units], row by row. */
-function unpack({ shape, float32 }) {
-  const bytes = Uint8Array.from(atob(float32), (c) => c.charCodeAt(0));
-  const view = new DataView(bytes.buffer);
-  const numbers = Float32Array.from({ length: bytes.length / 4 }, (_, n) => view.getFloat32(4 * n, true));
-  return { steps: shape[0], units: shape[1], numbers };
-}
-
 const K = 64; // next words that are asked for: some words are shown that others outdid
 
-/** Read a text with edits: trace, next words, and those without the edits. */
-export async function read(text, edits) {
+/** Read a text with edits: trace, next words, and those without the edits. `base` is where the model's paths begin. */
+export async function read(text, edits, base) {
+  const sent = edits.map(({ model, ...edit }) => edit); // the server knows the model by its path
   let found;
   try {
     found = await Promise.all([
-      ask("trace", { text, k: K, edits }),
-      edits.length ? ask("predict", { text, k: K }) : null,
+      ask(`${base}trace`, { text, k: K, edits: sent }),
+      sent.length ? ask(`${base}predict`, { text, k: K }) : null,
     ]);
   } catch (error) {
     if (error.status !== 422) throw error;
-    return { ...await begun(text, edits, error), text };
+    return { ...await begun(text, edits, base, error), text };
   }
   const [trace, plain] = found;
-  for (const layer of trace.layers) {
-    for (const name in layer.values) layer.values[name] = unpack(layer.values[name]);
-  }
-  return { text, trace, next: trace.next, before: plain && plain.words, line: "" };
+  return { text, trace: unpack(trace), next: trace.next, before: plain && plain.words, line: "" };
 }
 
 /** Read a text whose last word is only begun: the gates of what stands before, and how the word may end. */
-async function begun(text, edits, error) {
+async function begun(text, edits, base, error) {
   const [, whole, last] = text.match(/^([^]*?)(\S+)$/) || [];
   if (!whole?.trim()) {
     return { trace: null, next: [], before: null, line: text.trim() ? error.message : "Type a word that the model knows." };
   }
-  const first = await read(whole.trimEnd(), edits);
+  const first = await read(whole.trimEnd(), edits, base);
   if (!first.trace) return { ...first, line: first.line || error.message };
-  const { words } = await ask("predict", { text, k: K, complete: true });
+  const { words } = await ask(`${base}predict`, { text, k: K, complete: true });
   if (!words.length) return { ...first, line: error.message };
   return { trace: first.trace, next: words, before: null, line: `“${last}…” is begun: these words would complete it.` };
 }

@@ -1,27 +1,40 @@
 // The page: its state, and what happens when someone types, points, clicks or drags.
 
+import { showCount, showCourse, showFigures } from "./about.js";
 import { ask, opening, read, useToken } from "./api.js";
-import { GATES, blockOf, canvasPen, gatesOf, hit, likeness, measurer, paint, palette, plan, rangeOf, reach } from "./figure.js";
-import { make, showArithmetic, showCount, showCourse, showFigures, showWords, written } from "./panels.js";
+import { GATES, gatesOf, likeness, palette, rangeOf, reach } from "./figure.js";
+import { HeatMap, isIn, named } from "./heatmap.js";
+import { make, showArithmetic, showWords, written } from "./panels.js";
 import { csv, download, fromFragment, picture, toFragment } from "./save.js";
 import { onOver } from "./search.js";
 
 const $ = (id) => document.getElementById(id);
-const state = { text: "", other: null, edits: [], order: "as", at: null, span: null };
+const BOTH = "both"; // models that an edit is for
+const state = { text: "", other: null, both: false, edits: [], order: "as", at: null, span: null };
 const past = { undo: [], redo: [], dragging: false };
-let views = []; // what was read: {text, trace, next, before, line, where, canvas}
+let models = []; // that are served: {base, name, gates, ...what /model tells}
+let views = []; // what was read: {text, trace, next, before, line, model, map, plot}
 let pointed = null;
 let limit = 1;
 let found = new Set();
 let reading = false;
 let again = false;
+let remembering = 0;
+let follows = true; // the cell goes with the last word until one is picked
 
 const dark = () => (document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
 const layerOf = (at) => views[at.view]?.trace?.layers.find((layer) => layer.name === at.layer);
-const fits = (at) => {
-  const layer = at && layerOf(at);
-  return Boolean(layer && layer.values[at.gate] && at.unit >= 0 && at.unit < layer.units && at.step >= 0 && at.step < layer.values.hidden.steps);
-};
+const fits = (at) => Boolean(at) && isIn(views[at.view]?.trace, at);
+
+/** What is read: one text, two texts, or one text by two models. */
+function sources() {
+  if (state.both) return models.map((_, model) => ({ text: state.text, model }));
+  return [state.text, state.other].filter((text) => text !== null).map((text) => ({ text, model: 0 }));
+}
+
+/** Whether an edit is one for a model: a gate that only another has is no change of this one. */
+const isFor = (edit, model) => (edit.model ?? 0) === model || (edit.model === BOTH && models[model].gates.includes(edit.gate));
+const editsOf = (model) => state.edits.filter((edit) => isFor(edit, model));
 
 /** Read what is typed; while one reading is under way, only the latest of the next is kept. */
 async function refresh() {
@@ -33,11 +46,12 @@ async function refresh() {
   try {
     do {
       again = false;
-      const texts = state.other === null ? [state.text] : [state.text, state.other];
-      const edits = state.edits.map((edit) => ({ ...edit }));
-      const results = await Promise.all(texts.map((text) => read(text, edits)));
-      views = results.map((result, n) => ({ ...result, canvas: views[n]?.canvas }));
-      $("status").textContent = results.map((r) => r.line).filter(Boolean).join(" ");
+      const wanted = sources();
+      const results = await Promise.all(wanted.map(({ text, model }) => read(text, editsOf(model), models[model].base)));
+      const nameOf = state.both && ((n) => models[n].name);
+      views = results.map((result, n) => ({ ...result, model: wanted[n].model, name: nameOf ? nameOf(n) : "", map: views[n]?.map, plot: views[n]?.plot }));
+      const lines = results.map(({ line }, n) => line && (nameOf ? `${nameOf(n)}: ${line}` : line));
+      $("status").textContent = [...new Set(lines)].filter(Boolean).join(" ");
       show();
     } while (again);
   } catch (error) {
@@ -56,11 +70,26 @@ function show() {
     const layer = views.find((v) => v.trace).trace.layers.at(-1);
     state.at = { view: views.findIndex((v) => v.trace), layer: layer.name, gate: gatesOf(layer)[0], unit: 0, step: layer.values.hidden.steps - 1 };
   }
+  if (follows && fits(state.at)) state.at.step = views[state.at.view].trace.words.length - 1;
+  const rooms = placed();
   showWords($("words"), views, write);
   showSpan();
-  draw();
+  draw(rooms);
+  const own = follows && views[state.at?.view];
+  if (own?.trace && own.map.where.width > rooms[state.at.view]) own.map.reveal(state.at.step);
   showCell();
   showEdits();
+  remember();
+}
+
+/** Write the view into the address, soon: browsers refuse to do it at every key. */
+function remember() {
+  remembering ||= setTimeout(rememberNow, 250);
+}
+
+function rememberNow() {
+  clearTimeout(remembering);
+  remembering = 0;
   history.replaceState(null, "", toFragment(state));
 }
 
@@ -72,66 +101,58 @@ function clamped(at) {
   return { ...at, unit: between(at.unit, layer.units - 1), step: between(at.step, layer.values.hidden.steps - 1) };
 }
 
-const measure = measurer(document.createElement("canvas").getContext("2d"));
-const marksOf = (n) => ({ at: state.at?.view === n ? state.at : null, edits: state.edits, units: n === 0 ? found : new Set(), within: state.span ?? {}, span: n === 0 && state.span ? [state.span.from, state.span.to] : null });
+const marksOf = (n) => ({ at: state.at?.view === n ? state.at : null, edits: editsOf(views[n].model), units: n === 0 ? found : new Set(), within: state.span ?? {}, span: n === 0 && state.span ? [state.span.from, state.span.to] : null });
 
-function draw() {
+/** Give each view its place, and return how wide they are: read before more is changed, or it is laid out twice a key. */
+function placed() {
   const place = $("plots");
   place.classList.toggle("two", views.length > 1);
-  // Both texts in the first one's order: rows that stand at one height are one unit.
-  const first = views.find((view) => view.trace)?.trace;
-  const orders = Object.fromEntries(state.order === "like" && first ? first.layers.map((l) => [l.name, likeness(l.values.hidden)]) : []);
   views.forEach((view, n) => {
-    if (view.canvas) return;
-    view.canvas = make("canvas", { tabindex: 0, role: "application", "aria-roledescription": "heat map" });
-    listen(view.canvas, n);
-    place.append(make("div", { class: "plot" }, view.canvas));
+    view.map ??= mapOf(n);
+    view.plot ??= make("div", { class: "plot" }, make("p", { class: "name" }), view.map.canvas);
+    if (!view.plot.isConnected) place.append(view.plot);
+    view.plot.hidden = !view.trace;
+    if (view.plot.firstChild.textContent !== view.name) view.plot.firstChild.textContent = view.name;
   });
   [...place.children].slice(views.length).forEach((plot) => plot.remove());
-  const planned = (slant) => views.forEach((view) => {
-    view.where = view.trace && plan(view.trace, view.canvas.parentElement.clientWidth - 4, orders, measure, slant);
-  });
-  planned(false);
-  if (views.some((view) => view.where?.slanted)) planned(true); // both alike: rows stand at one height
-  views.forEach((view, n) => {
-    view.canvas.hidden = !view.trace;
-    if (!view.trace) return;
-    const { width, height } = view.where;
-    const dots = Math.min(window.devicePixelRatio || 1, 16000 / Math.max(width, height));
-    Object.assign(view.canvas, { width: Math.round(width * dots), height: Math.round(height * dots) });
-    Object.assign(view.canvas.style, { width: `${width}px`, height: `${height}px` });
-    const context = view.canvas.getContext("2d");
-    context.scale(dots, dots);
-    paint(canvasPen(context), view.trace, view.where, limit, palette(dark()), marksOf(n));
-  });
+  return views.map((view) => view.plot.clientWidth - 4);
 }
 
-/** What a cell is, in words. */
-function named(at) {
-  const { words } = views[at.view].trace;
-  return `${GATES[at.gate].letter}, ${GATES[at.gate].means.split(":")[0]}, unit ${at.unit}${views[at.view].trace.layers.length > 1 ? ` of layer ${at.layer}` : ""}, at “${words[at.step]}”`;
+function draw(rooms = placed()) {
+  const orderOf = (trace) => Object.fromEntries(state.order === "like" ? trace.layers.map((l) => [l.name, likeness(l.values.hidden)]) : []);
+  // Two texts stand in the first one's order: rows at one height are one unit. Two models have nothing in common.
+  const shared = !state.both && views.find((view) => view.trace)?.trace;
+  const orders = shared && orderOf(shared);
+  const drawn = views.flatMap((view, n) => (view.trace ? [{ view, n }] : []));
+  const lay = (slant) => drawn.forEach(({ view, n }) => view.map.lay(view.trace, rooms[n], orders || orderOf(view.trace), slant));
+  lay(false);
+  if (drawn.some(({ view }) => view.map.where.slanted)) lay(true); // both alike: rows stand at one height
+  drawn.forEach(({ view, n }) => view.map.draw(limit, dark(), marksOf(n)));
 }
+
+/** What a cell is, in words; of two models also whose. */
+const about = (at) => `${state.both ? `${models[views[at.view].model].name}: ` : ""}${named(views[at.view].trace, at)}`;
 
 function showCell() {
   const at = fits(pointed) ? pointed : state.at;
   $("sum").hidden = !fits(at);
-  $("change").hidden = !fits(at) && !state.edits.length; // a link's changes may be of another model: they can be taken back
+  $("change").hidden = !fits(at) && !state.edits.length; // A link's changes may be of another model: they can be taken back
   if (!fits(at)) return;
   const value = (where) => layerOf(where).values[where.gate].numbers[where.step * layerOf(where).units + where.unit];
-  $("where").textContent = named(at);
+  $("where").textContent = about(at);
   showArithmetic($("arithmetic"), layerOf(at), at);
-  const own = views[state.at.view].canvas;
-  own.setAttribute("aria-label", `${named(state.at)}: ${written(value(state.at))}`);
-  views.forEach((view, n) => { if (n !== state.at.view) view.canvas?.setAttribute("aria-label", "The second text's gates and states"); });
+  views.forEach((view, n) => view.map?.canvas.setAttribute("aria-label", n === state.at.view ? `${about(state.at)}: ${written(value(state.at))}` : `Gates and states of ${view.name || "the other text"}`));
   const [low, high] = rangeOf(state.at.gate, limit);
-  $("pinned").textContent = named(state.at);
-  if (!past.dragging) Object.assign($("value"), { min: low, max: high, value: value(state.at) });
-  $("shown").textContent = written(past.dragging ? Number($("value").value) : value(state.at), 2);
+  $("pinned").textContent = about(state.at);
+  const own = !past.dragging && !again; // an answer to an earlier value does not move the slider back
+  if (own) Object.assign($("value"), { min: low, max: high, value: value(state.at) });
+  $("shown").textContent = written(own ? value(state.at) : Number($("value").value), 2);
 }
 
 function showEdits() {
-  const says = (edit) => `${GATES[edit.gate]?.letter ?? edit.gate} = ${written(edit.set, 2)}: ${edit.units ? `unit ${edit.units.join(", ")}` : "every unit"}${edit.layer ? ` of ${edit.layer}` : ", all layers"}${edit.steps ? `, word ${edit.steps[0] + 1}` : ", every word"}`;
-  $("edits").replaceChildren(...state.edits.map((edit, n) => make("li", {}, says(edit), " ", make("button", { type: "button", class: "quiet", "aria-label": `Take back ${says(edit)}`, onclick: () => change(state.edits.filter((_, m) => m !== n)) }, "×"))));
+  const says = (edit) => `${GATES[edit.gate]?.letter ?? edit.gate} = ${written(edit.set, 2)}: ${edit.units ? `unit ${edit.units.join(", ")}` : "every unit"}${edit.layer ? ` of ${edit.layer}` : ", all layers"}${edit.steps ? `, word ${edit.steps[0] + 1}` : ", every word"}${state.both ? `; ${models[edit.model ?? 0]?.name ?? "both models"}` : ""}`;
+  const shown = state.edits.filter((edit) => views.some((view) => isFor(edit, view.model)));
+  $("edits").replaceChildren(...shown.map((edit) => make("li", {}, says(edit), " ", make("button", { type: "button", class: "quiet", "aria-label": `Take back ${says(edit)}`, onclick: () => change(state.edits.filter((other) => other !== edit)) }, "×"))));
   $("undo").disabled = !past.undo.length;
   $("redo").disabled = !past.redo.length;
   $("clear").disabled = !state.edits.length;
@@ -139,6 +160,7 @@ function showEdits() {
 
 /** Take new edits; those before can be had back. */
 function change(edits) {
+  follows = false;
   past.undo.push(state.edits);
   past.redo = [];
   state.edits = edits;
@@ -154,16 +176,17 @@ function travel(from, to) {
 
 /** The edits with one more; it takes the place of those about the same cells. */
 function withValue(value) {
-  const { layer, gate, unit, step } = state.at;
+  const { view, layer, gate, unit, step } = state.at;
   const scope = $("scope").value;
   const edit = {
     gate, set: value,
     units: scope === "cell" || scope === "unit" ? [unit] : null,
     steps: scope === "cell" || scope === "word" ? [step, step + 1] : null,
-    layer: scope === "all" ? null : layer,
+    layer: scope === "all" || scope === BOTH ? null : layer,
+    ...(scope === BOTH ? { model: BOTH } : views[view].model ? { model: views[view].model } : {}),
   };
-  const about = ({ gate: g, units, steps, layer: l }) => JSON.stringify([g, units, steps, l]);
-  return [...state.edits.filter((other) => about(other) !== about(edit)), edit];
+  const cells = ({ gate: g, units, steps, layer: l, model = 0 }) => JSON.stringify([g, units, steps, l, model]);
+  return [...state.edits.filter((other) => cells(other) !== cells(edit)), edit];
 }
 
 function drag() {
@@ -179,44 +202,22 @@ function drag() {
 }
 
 function pin(at) {
+  follows = false;
   state.at = at;
   pointed = null;
   draw();
+  views[at.view].map.reveal(at.step);
   showCell();
-  history.replaceState(null, "", toFragment(state));
+  remember();
 }
 
-function listen(canvas, n) {
-  const under = (event) => {
-    const at = views[n]?.where && hit(views[n].where, event.offsetX, event.offsetY);
-    return at && { view: n, ...at };
-  };
-  canvas.addEventListener("pointermove", (event) => { pointed = under(event); showCell(); });
-  canvas.addEventListener("pointerleave", () => { pointed = null; showCell(); });
-  canvas.addEventListener("click", (event) => { const at = under(event); if (at) pin(at); });
-  canvas.addEventListener("keydown", (event) => {
-    const at = state.at?.view === n ? state.at : { ...state.at, view: n };
-    if (!fits(at)) return;
-    const layer = layerOf(at);
-    const { units, places } = blockOf(views[n].where, at);
-    const next = (by) => units[Math.max(0, Math.min(layer.units - 1, places.get(at.unit) + by))];
-    const rows = views[n].where.blocks;
-    const row = (by) => {
-      const block = rows[Math.max(0, Math.min(rows.length - 1, rows.indexOf(blockOf(views[n].where, at)) + by))];
-      return { layer: block.layer.name, gate: block.gate, unit: Math.min(at.unit, block.layer.units - 1) };
-    };
-    const last = layer.values.hidden.steps - 1;
-    const moved = {
-      ArrowLeft: { step: Math.max(0, at.step - 1) }, ArrowRight: { step: Math.min(last, at.step + 1) },
-      ArrowUp: { unit: next(-1) }, ArrowDown: { unit: next(1) },
-      Home: { step: 0 }, End: { step: last }, PageUp: row(-1), PageDown: row(1),
-    }[event.key];
-    if (moved) pin({ ...at, ...moved });
-    else if (event.key === "Enter" || event.key === " ") $("value").focus();
-    else return;
-    event.preventDefault();
-  });
-}
+const mapOf = (n) => new HeatMap({
+  point: (at) => { pointed = at && { view: n, ...at }; showCell(); },
+  pick: (at) => pin({ view: n, ...at }),
+  at: () => state.at,
+  enter: () => $("value").focus(),
+  word: (step) => pin({ ...state.at, view: n, step }),
+});
 
 function showSpan() {
   const trace = views[0]?.trace;
@@ -243,7 +244,9 @@ function showSpan() {
 }
 
 function choose(select, options, value) {
-  select.replaceChildren(...options.map(([key, text]) => make("option", { value: key }, text)));
+  const offered = JSON.stringify(options);
+  if (select.dataset.offered !== offered) select.replaceChildren(...options.map(([key, text]) => make("option", { value: key }, text)));
+  select.dataset.offered = offered;
   select.value = value;
 }
 
@@ -257,7 +260,7 @@ function searched() {
 /** Put a word behind a text. */
 function write(view, word) {
   const n = views.indexOf(view);
-  const key = n ? "other" : "text";
+  const key = n && !state.both ? "other" : "text";
   const begun = view.line && !/\s$/.test(state[key]);
   const whole = begun ? state[key].replace(/\S+$/, "") : state[key].replace(/\s*$/, " ");
   state[key] = `${whole.trim() ? whole : ""}${word}`;
@@ -269,6 +272,12 @@ function fill() {
   for (const [id, value] of [["text", state.text], ["text2", state.other ?? ""]]) if ($(id).value !== value) $(id).value = value;
   $("other").hidden = state.other === null;
   $("compare").setAttribute("aria-pressed", String(state.other !== null));
+  $("models").setAttribute("aria-pressed", String(state.both));
+  $("models").hidden = models.length < 2;
+  const scope = $("scope");
+  const last = scope.querySelector(`[value=${BOTH}]`);
+  last.hidden = last.disabled = !state.both;
+  if (!state.both && scope.value === BOTH) scope.value = "all";
   $("order").value = state.order;
 }
 
@@ -284,45 +293,74 @@ function save(name, type, content) {
 
 async function start() {
   try {
-    const model = await ask("model");
-    $("model").textContent = model.summary;
-    document.title = `glassgate: ${model.name}`;
-    showCount($("count"), model.count);
-    showCourse($("course"), model.training);
-    showFigures($("figures"), model.figures);
-    $("key").hidden = true;
+    const first = await ask("model");
+    models = [{ base: "", ...first }];
+    if (first.compared) models.push({ base: "compared/", ...await ask("compared/model") });
   } catch (error) {
     $("status").textContent = error.message;
     if (error.status === 401) askForToken();
     return;
   }
+  const several = models.length > 1;
+  if (several && models[0].name === models[1].name) models.forEach((model, n) => { model.name += ` (${n + 1})`; });
+  document.title = `glassgate: ${models.map((model) => model.name).join(", ")}`;
+  const lines = models.map((model) => (several ? `${model.name}: ${model.summary}` : model.summary));
+  $("model").replaceChildren(...lines.flatMap((line, n) => (n ? [make("br"), line] : [line])));
+  each("count", (place, model) => showCount(place, model.count));
+  each("course", (place, model) => showCourse(place, model.training));
+  each("figures", (place, model) => showFigures(place, model.figures));
+  $("key").hidden = true;
   await restore();
 }
 
+/** Show something of each model, under its name where there are two. */
+function each(id, show) {
+  $(id).replaceChildren(...models.flatMap((model) => {
+    const place = make(id === "figures" ? "dl" : "div");
+    show(place, model);
+    return models.length > 1 ? [make("h3", {}, model.name), place] : [place];
+  }));
+}
+
 async function restore() {
+  clearTimeout(remembering);
+  remembering = 0;
   const kept = fromFragment(location.hash);
-  Object.assign(state, kept, { text: kept.text ?? await opening() });
+  const both = models.length > 1 && (kept.text === null || kept.both); // who opens it with two wants to see two
+  Object.assign(state, kept, { both, other: both ? null : kept.other, text: kept.text ?? await opening() });
+  follows = !kept.at;
   fill();
   await refresh();
+}
+
+/** Compare two texts, two models, or nothing. */
+function compare(other, both) {
+  Object.assign(state, { other, both });
+  if (state.at) state.at = { ...state.at, view: 0 };
+  fill();
+  refresh();
 }
 
 $("text").addEventListener("input", (event) => { state.text = event.target.value; refresh(); });
 $("text2").addEventListener("input", (event) => { state.other = event.target.value; refresh(); });
 $("key").addEventListener("submit", (event) => { event.preventDefault(); useToken($("token").value); start(); });
 $("order").addEventListener("change", (event) => { state.order = event.target.value; show(); });
-$("compare").addEventListener("click", () => { state.other = state.other === null ? state.text : null; if (state.at) state.at.view = 0; fill(); refresh(); });
+$("compare").addEventListener("click", () => compare(state.other === null ? state.text : null, false));
+$("models").addEventListener("click", () => compare(null, !state.both));
 $("value").addEventListener("input", drag);
+$("change").addEventListener("keydown", (event) => { if (event.key === "Escape") views[state.at?.view]?.map.canvas.focus({ preventScroll: true }); });
 $("value").addEventListener("change", () => { past.dragging = false; });
 for (const button of document.querySelectorAll("[data-set]")) button.addEventListener("click", () => change(withValue(Number(button.dataset.set))));
 $("undo").addEventListener("click", () => travel(past.undo, past.redo));
 $("redo").addEventListener("click", () => travel(past.redo, past.undo));
 $("clear").addEventListener("click", () => change([]));
 for (const id of ["from", "to", "within", "threshold"]) $(id).addEventListener("input", searched);
-$("csv").addEventListener("click", () => save("glassgate.csv", "text/csv", csv(views)));
+$("csv").addEventListener("click", () => save("glassgate.csv", "text/csv", csv(views, state.both)));
 const drawn = () => views.map((view, n) => ({ view, n })).filter(({ view }) => view.trace);
-$("svg").addEventListener("click", () => drawn().forEach(({ view, n }) => save(`glassgate-${n + 1}.svg`, "image/svg+xml", picture(view, limit, palette(dark()), marksOf(n)))));
-$("png").addEventListener("click", () => drawn().forEach(({ view, n }) => view.canvas.toBlob((blob) => save(`glassgate-${n + 1}.png`, "image/png", blob))));
+$("svg").addEventListener("click", () => drawn().forEach(({ view, n }) => save(`glassgate-${n + 1}.svg`, "image/svg+xml", picture(view.map, limit, palette(dark()), marksOf(n)))));
+$("png").addEventListener("click", () => drawn().forEach(({ view, n }) => view.map.canvas.toBlob((blob) => save(`glassgate-${n + 1}.png`, "image/png", blob))));
 $("link").addEventListener("click", async () => {
+  rememberNow();
   try {
     await navigator.clipboard.writeText(location.href);
     $("kept").textContent = "The link is on the clipboard.";
@@ -330,10 +368,14 @@ $("link").addEventListener("click", async () => {
     $("kept").textContent = "The browser keeps its clipboard closed here: copy the address from its bar.";
   }
 });
-const lit = () => { $("theme").textContent = dark() ? "Light" : "Dark"; draw(); };
+const lit = () => { $("theme").textContent = dark() ? "Light" : "Dark"; if (views.length) draw(); };
 $("theme").addEventListener("click", () => { document.documentElement.dataset.theme = dark() ? "light" : "dark"; lit(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", lit);
-addEventListener("resize", draw);
+let room = 0; // a scroll bar changes it as the window does
+new ResizeObserver(([{ contentRect }]) => {
+  if (Math.round(contentRect.width) !== room && views.length) draw();
+  room = Math.round(contentRect.width);
+}).observe($("plots"));
 addEventListener("hashchange", restore);
 addEventListener("keydown", (event) => {
   if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z" || event.target.matches("textarea, [type=password]")) return;

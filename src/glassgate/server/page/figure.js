@@ -34,12 +34,33 @@ const palettes = Object.fromEntries(Object.entries(PALETTES).map(([name, p]) => 
 
 export const palette = (dark) => palettes[dark ? "dark" : "light"];
 
-export const gatesOf = (layer) => ROWS[layer.cell];
+/** The gates and states of a layer that are drawn, in the order of the arithmetic. */
+export const gatesOf = (layer) => ROWS[layer.cell].filter((gate) => gate in layer.values && (layer.shown ?? ROWS[layer.cell]).includes(gate));
+
+/** Whether the arithmetic of a cell can be told: every gate is there, and each unit is one and not a mean. */
+export const isWhole = (layer) => !layer.averaged && ROWS[layer.cell].every((gate) => gate in layer.values);
+
+/** What a unit is called, where not all were kept. */
+export const labelOf = (layer, unit) => layer.labels?.[unit] ?? unit;
 
 export const valueAt = (layer, gate, step, unit) => {
   const { units, numbers } = layer.values[gate];
   return numbers[step * units + unit];
 };
+
+/** The float32 numbers of a matrix [steps, units], row by row; they come as base64, little-endian. */
+function numbersOf({ shape, float32 }) {
+  const text = atob(float32);
+  const bytes = new Uint8Array(text.length);
+  for (let n = 0; n < text.length; n += 1) bytes[n] = text.charCodeAt(n);
+  return { steps: shape[0], units: shape[1], numbers: new Float32Array(bytes.buffer) };
+}
+
+/** A trace as it is sent, with its numbers decoded. */
+export const unpack = (trace) => ({
+  ...trace,
+  layers: trace.layers.map((layer) => ({ ...layer, values: Object.fromEntries(Object.entries(layer.values).map(([gate, packed]) => [gate, numbersOf(packed)])) })),
+});
 
 /** The largest |C| of some traces, at least 1: they share one scale. */
 export function reach(traces) {
@@ -54,8 +75,15 @@ export function reach(traces) {
 
 export const rangeOf = (gate, limit) => GATES[gate].range || [-limit, limit];
 
+const alike = new WeakMap(); // orders by their numbers: it is drawn more often than it changes
+
 /** Units in an order in which neighbours behave alike: each next one is nearest to the one before. */
-export function likeness({ steps, units, numbers }) {
+export function likeness(values) {
+  if (!alike.has(values.numbers)) alike.set(values.numbers, chained(values));
+  return alike.get(values.numbers);
+}
+
+function chained({ steps, units, numbers }) {
   const left = new Set(Array.from({ length: units }, (_, n) => n));
   const distance = (a, b) => {
     let sum = 0;
@@ -77,6 +105,18 @@ export function likeness({ steps, units, numbers }) {
     left.delete(here);
   }
   return order;
+}
+
+/** Units from the largest value to the smallest, at a step or (null) in the mean over all. */
+export function ranked({ steps, units, numbers }, step) {
+  const key = (unit) => {
+    if (step !== null) return numbers[step * units + unit];
+    let sum = 0;
+    for (let t = 0; t < steps; t += 1) sum += numbers[t * units + unit];
+    return sum;
+  };
+  const keys = Float64Array.from({ length: units }, (_, unit) => key(unit));
+  return Array.from({ length: units }, (_, unit) => unit).sort((a, b) => keys[b] - keys[a]);
 }
 
 const LEFT = 34;
@@ -118,6 +158,12 @@ export function hit(where, x, y) {
   return { layer: block.layer.name, gate: block.gate, step, unit: block.units[Math.floor((y - block.y) / block.row)] };
 }
 
+/** The word under a point above the figure, or null. */
+export function wordAt(where, x, y) {
+  const step = Math.floor((x - where.left) / where.column);
+  return y < where.top && step >= 0 && step < where.steps ? step : null;
+}
+
 export const blockOf = (where, at) => where.blocks.find((b) => b.layer.name === at.layer && b.gate === at.gate);
 
 /** Paint the figure: `marks` has the edits, the pinned cell, the span and its units. */
@@ -141,7 +187,7 @@ export function paint(pen, trace, where, limit, colours, marks) {
     if (marks.at && block.layer.name === marks.at.layer && block.gate === marks.at.gate) {
       const y = block.y + block.places.get(marks.at.unit) * block.row;
       pen.frame(left + marks.at.step * column - 1.5, y - 1.5, column + 2, Math.max(block.row, 3) + 2, colours.ink, 1.5);
-      pen.text(left - 6, y + block.row / 2 + 3.5, String(marks.at.unit), { size: 10, family: SANS, weight: 700, fill: colours.ink, anchor: "end" });
+      pen.text(left - 6, y + block.row / 2 + 3.5, String(labelOf(block.layer, marks.at.unit)), { size: 10, family: SANS, weight: 700, fill: colours.ink, anchor: "end" });
     }
   }
 }
@@ -164,12 +210,12 @@ function paintBlock(pen, block, where, limit, colours, marks) {
   pen.text(scale, block.y - 6.5, ends[1], { size: 10, family: SANS, fill: colours.soft, anchor: "end" });
   const gap = row >= 5 ? 1 : 0;
   const { numbers, units: count } = layer.values[gate];
+  const shadeAt = (step, place) => {
+    const share = (numbers[step * count + units[place]] - low) / (high - low);
+    return Math.max(0, Math.min(SHADES - 1, Math.round(share * (SHADES - 1))));
+  };
+  pen.cells({ x: left, y: block.y, steps, count: units.length, column, row, gap, shades, shadeAt, paper: colours.paper });
   units.forEach((unit, place) => {
-    for (let step = 0; step < steps; step += 1) {
-      const share = (numbers[step * count + unit] - low) / (high - low);
-      const shade = shades[Math.max(0, Math.min(SHADES - 1, Math.round(share * (SHADES - 1))))];
-      pen.rect(left + step * column, block.y + place * row, column - 1, row - gap, shade);
-    }
     if (marks.units.has(unit) && marks.within.layer === layer.name && marks.within.gate === gate) {
       pen.rect(left - 5, block.y + place * row, 3, Math.max(row - gap, 2), colours.mark);
     }
@@ -189,8 +235,32 @@ function outline(pen, edit, block, where, colours) {
   }
 }
 
+const inks = new WeakMap(); // of a ramp: its colours as a canvas keeps them, red in the lowest byte
+
+function inksOf(shades) {
+  if (!inks.has(shades)) inks.set(shades, Uint32Array.from(shades, (shade) => parseInt(`ff${shade.slice(5, 7)}${shade.slice(3, 5)}${shade.slice(1, 3)}`, 16)));
+  return inks.get(shades);
+}
+
 export function canvasPen(context) {
+  const small = document.createElement("canvas");
   return {
+    /** Cells side by side: a dot for each, made large. A rectangle for each would take ten times as long. */
+    cells({ x, y, steps, count, column, row, gap, shades, shadeAt, paper }) {
+      const ink = inksOf(shades);
+      const image = new ImageData(steps, count);
+      const dots = new Uint32Array(image.data.buffer);
+      for (let place = 0; place < count; place += 1) {
+        for (let step = 0; step < steps; step += 1) dots[place * steps + step] = ink[shadeAt(step, place)];
+      }
+      Object.assign(small, { width: steps, height: count });
+      small.getContext("2d", { willReadFrequently: true }).putImageData(image, 0, 0);
+      context.imageSmoothingEnabled = false;
+      context.drawImage(small, x, y, steps * column, count * row);
+      context.fillStyle = paper;
+      for (let step = 1; step <= steps; step += 1) context.fillRect(x + step * column - 1, y, 1, count * row);
+      for (let place = 1; gap && place <= count; place += 1) context.fillRect(x, y + place * row - gap, steps * column, gap);
+    },
     rect(x, y, w, h, fill) { context.fillStyle = fill; context.fillRect(x, y, w, h); },
     frame(x, y, w, h, stroke, width) { context.strokeStyle = stroke; context.lineWidth = width; context.strokeRect(x, y, w, h); },
     text(x, y, text, { size, family, fill, weight = 400, italic = false, anchor = "start", room, turn = 0 }) {
@@ -205,20 +275,6 @@ export function canvasPen(context) {
       context.fillText(shown, 0, 0);
       context.restore();
     },
-  };
-}
-
-const escaped = (text) => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
-
-export function svgPen(width, height) {
-  const parts = [];
-  return {
-    rect(x, y, w, h, fill) { parts.push(`<rect x="${x}" y="${y}" width="${w}" height="${h}" fill="${fill}"/>`); },
-    frame(x, y, w, h, stroke, line) { parts.push(`<rect x="${x}" y="${y}" width="${w}" height="${h}" fill="none" stroke="${stroke}" stroke-width="${line}"/>`); },
-    text(x, y, text, { size, family, fill, weight = 400, italic = false, anchor = "start", turn = 0 }) {
-      parts.push(`<text x="${x}" y="${y}" font-family="${family}" font-size="${size}" font-weight="${weight}"${italic ? ' font-style="italic"' : ""} fill="${fill}" text-anchor="${anchor}"${turn ? ` transform="rotate(${turn} ${x} ${y})"` : ""}>${escaped(text)}</text>`);
-    },
-    end: () => `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}">${parts.join("")}</svg>\n`,
   };
 }
 
