@@ -1,7 +1,6 @@
 """Words and their numbers, and how they are kept: a word-level tokenizer of the ``tokenizers`` library."""
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from itertools import chain
@@ -11,7 +10,7 @@ from typing import Any, get_args
 from tokenizers import Tokenizer
 
 from glassgate.errors import GlassgateError
-from glassgate.folder.cutting import UNK, Cutter, Tokens, library_tokenizer
+from glassgate.folder.cutting import UNK, Cutter, Tokens, WordCounts, library_tokenizer
 from glassgate.folder.files import read_json, write_atomically
 
 __all__ = ["EOS", "UNK", "Tokens", "Vocabulary"]
@@ -113,14 +112,16 @@ class Vocabulary:
         >>> Vocabulary.build(["Aha! the gate."], tokens="words", lowercase=True).words[2:]
         ['!', '.', 'aha', 'gate', 'the']
         """
-        cutter, pieces, counts = Cutter(tokens, lowercase), Counter[str](), Counter[str]()
+        counts = WordCounts(tokens, lowercase)
         for text in texts:
-            pieces.update(cutter.pieces(text))
-        for piece, count in pieces.items():
-            for word in cutter.words(piece):
-                counts[word] += count
+            counts.add(text)
         return cls.from_counts(
-            counts, tokens=tokens, lowercase=lowercase, minimum_count=minimum_count, closed=closed, eos=eos
+            counts.words(),
+            tokens=tokens,
+            lowercase=lowercase,
+            minimum_count=minimum_count,
+            closed=closed,
+            eos=eos,
         )
 
     @classmethod
@@ -134,7 +135,7 @@ class Vocabulary:
         closed: bool = False,
         eos: bool = True,
     ) -> "Vocabulary":
-        """Number words that have been counted, as `build` does.
+        """Give numbers to words that have been counted, as `build` does.
 
         Parameters
         ----------

@@ -1,8 +1,9 @@
 """Training: truncated BPTT with carried state, from a text to a model folder."""
 
 import json
+import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ from glassgate.folder.vocabulary import Vocabulary
 from glassgate.language.corpus import Corpus, open_tokens, prepare
 from glassgate.language.options import Plan, TrainOptions
 from glassgate.language.parallel import Ranks, joined
+from glassgate.language.progress import ProgressDisplay
 from glassgate.language.trainer import CHECKPOINT, SAVE_EVERY, WORK, Outcome, Trainer, discard
 
 __all__ = ["train"]
+
+SOON = 5.0  # seconds after which whoever waits for the text to be read is told how far it is
 
 
 def train(
@@ -158,7 +162,19 @@ def _prepare(
         console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     try:
-        corpus = prepare(texts, valid, test, options.text, work, report)
+        with ExitStack() as shown:
+            display: list[ProgressDisplay] = []
+
+            def progress(share: float, text: str) -> None:
+                if not display and time.monotonic() - started > SOON:
+                    display.append(shown.enter_context(ProgressDisplay(console, "tokenising")))
+                if display:
+                    display[0].update(share, text)
+
+            started = time.monotonic()
+            corpus = prepare(
+                texts, valid, test, options.text, work, report, processes=options.threads, progress=progress
+            )
         Plan.make(options, corpus)
         corpus.vocabulary.save(out / files.TOKENIZER)
         names = [str(path.resolve()) for path in (*texts, *valid, *test)]
