@@ -114,10 +114,13 @@ def vocabulary(words: int, steps: int, folder: Path) -> dict[str, float | str]:
     result: dict[str, float | str] = {}
 
     def timed(name: str, call: Callable[[], Any]) -> Any:
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         value = call()
-        result[name + ", s"] = time.perf_counter() - started
-        result[f"memory after that, MB{' ' * len(result)}"] = memory("VmRSS")
+        seconds = time.perf_counter() - started
+        result[name] = (
+            f"{seconds:,.1f} s, processor {time.process_time() - used:,.1f} s, then {memory('VmRSS'):,.0f} MB"
+        )
+        print(f"{name:<44} {result[name]}", flush=True)
         return value
 
     count = {f"w{n}": words - n for n in range(words - 2)}
@@ -142,8 +145,11 @@ def vocabulary(words: int, steps: int, folder: Path) -> dict[str, float | str]:
 
     write_atomically(folder / CONFIG, trainer.plan.config.to_json())
     timed("the first three steps", lambda: [trainer.step(1e-3) for _ in range(3)])
+    started, used = time.perf_counter(), time.process_time()
     timed(f"{steps} steps", lambda: [trainer.step(1e-3) for _ in range(steps)])
-    result["words/s"] = steps * trainer.plan.batch * trainer.plan.unroll / float(result[f"{steps} steps, s"])
+    read = steps * trainer.plan.batch * trainer.plan.unroll
+    result["words/s"] = read / (time.perf_counter() - started)
+    result["words for a processor second"] = read / (time.process_time() - used)
     timed("bringing all rows up to date", trainer.optimizer.catch_up)
     timed("taking the weights into their mean", trainer.average.add)
     timed("a validation, the best weights written", trainer._validate)
@@ -195,7 +201,8 @@ def main() -> None:
             command = [sys.executable, __file__, "alone", str(large), *further]
             sys.exit(subprocess.run(command, env={**os.environ, "TMPDIR": name}).returncode)
     for key, value in result.items():
-        print(f"{key.rstrip():<44} {value:,.2f}" if isinstance(value, float) else f"{key:<44} {value}")
+        if not str(value).endswith(" MB"):  # those are printed when they are done
+            print(f"{key:<44} {value:,.2f}" if isinstance(value, float) else f"{key:<44} {value}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The perplexity of a model in training, on what is held out."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 
@@ -10,6 +12,7 @@ from glassgate.language.model import NextWordModel
 __all__ = ["perplexity"]
 
 BLOCK = 256  # tokens that are run at once: their logits over 33,278 words take 34 MB
+LOGITS = 1 << 24  # that are held at once, unless a single token has more; of an adaptive softmax at the most
 
 
 def perplexity(model: NextWordModel, tokens: TokenArray, first: int | None, streams: int = 1) -> float:
@@ -47,10 +50,12 @@ def perplexity(model: NextWordModel, tokens: TokenArray, first: int | None, stre
     padded = np.zeros(streams * length + 1, np.int64)
     padded[: count + 1] = text
     places = np.arange(streams) * length + np.arange(length + 1)[:, None]
-    words = torch.from_numpy(padded[places])
-    counted = torch.from_numpy(places[1:] <= count)
+    device = model.embedding.weight.device
+    words = torch.from_numpy(padded[places]).to(device)
+    counted = torch.from_numpy(places[1:] <= count).to(device)
     state, total = model.initial_state(streams), 0.0
-    step = max(1, BLOCK // streams)
+    widest = max(end - start for start, end in pairwise(model.output.layout.bounds))
+    step = max(1, min(BLOCK, LOGITS // widest) // streams)
     with torch.inference_mode():
         for start in range(0, length, step):
             stop = min(start + step, length)

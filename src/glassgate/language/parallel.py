@@ -103,8 +103,15 @@ class Ranks:
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
+def joined(device: torch.device) -> Iterator[Ranks]:
     """Meet the other processes that ``torchrun`` started; without it there is one.
+
+    They talk by gloo; what lies on a CUDA device travels by nccl.
+
+    Parameters
+    ----------
+    device
+        Of this process.
 
     Yields
     ------
@@ -121,7 +128,11 @@ def joined() -> Iterator[Ranks]:
         yield Ranks()
         return
     with _reporting():
-        distributed.init_process_group("gloo")
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            distributed.init_process_group("cpu:gloo,cuda:nccl", device_id=device)
+        else:
+            distributed.init_process_group("gloo")
     try:
         yield Ranks(distributed.get_rank(), count)
     finally:
