@@ -32,43 +32,62 @@ def network(cutoffs: tuple[int, ...] = CUTOFFS) -> NextWordModel:
     return NextWordModel(config)
 
 
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list of how many logits were held at once, each time."""
+    found: list[int] = []
+    native = fused._native.softmax_loss
+
+    def watched(twice: bool, rows: int, entries: int, *rest: Any) -> None:
+        found.append(rows * entries)
+        native(twice, rows, entries, *rest)
+
+    monkeypatch.setattr(fused, "_native", type("N", (), {"softmax_loss": staticmethod(watched)}))
+    return found
+
+
 @pytest.mark.parametrize("cutoffs", [(), CUTOFFS])
-def test_a_validation_holds_few_logits(monkeypatch: pytest.MonkeyPatch, cutoffs: tuple[int, ...]) -> None:
+def test_a_validation_holds_few_logits(sizes: list[int], cutoffs: tuple[int, ...]) -> None:
     """Also of rare words alone, each of which takes part in the softmax over the largest cluster."""
     model = network(cutoffs).eval()
     tokens = np.random.default_rng(0).integers(CUTOFFS[-1], WORDS, 101).astype(np.uint16)
-    expected = held_out.perplexity(model, tokens, 0, 2)
-    monkeypatch.setattr(held_out, "LOGITS", 6 * WORDS)
-    widest = max(b - a for a, b in pairwise((0, *cutoffs, WORDS)))
-    held = []
-    loss = model.loss
-    monkeypatch.setattr(
-        model, "loss", lambda words, *rest: held.append(words.numel() * widest) or loss(words, *rest)
-    )
-    # Two ways to cut one sum: some 100 roundings of float32 logs, each below 1e-6 of about ln 20,000.
-    assert held_out.perplexity(model, tokens, 0, 2) == pytest.approx(expected, rel=1e-5)
-    assert len(held) > 101 / 2 / 6
-    assert max(held) <= 6 * WORDS
+    expected = 0.0
+    state = model.initial_state(1)
+    with torch.no_grad():
+        for word, following in pairwise([0, *tokens.tolist()]):
+            h, state = model(torch.tensor([[word]]), state)
+            expected -= float(model.output.log_probabilities(h)[0, 0, following])
+    sizes.clear()
+    model.output.layout = model.output.layout._replace(chunk=2 * WORDS)
+    # Sums of 101 float32 logs of about 10, each off by 1e-6 at most: so is their mean.
+    assert held_out.perplexity(model, tokens, 0) == pytest.approx(np.exp(expected / 101), rel=1e-5)
+    assert max(sizes) <= 2 * WORDS
+    assert sum(sizes) >= 101 * (WORDS - CUTOFFS[-1])
 
 
-def test_a_step_holds_few_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_holds_few_logits(sizes: list[int]) -> None:
     """Of the largest cluster too the logits of a few rows stand in memory, whatever the batch."""
     model = network()
     model.output.layout = model.output.layout._replace(chunk=2 * WORDS)
     track(model.embedding.weight)
-    sizes: list[int] = []
-    native = fused._native.softmax_loss
-
-    def watched(twice: bool, rows: int, entries: int, *rest: Any) -> None:
-        sizes.append(rows * entries)
-        native(twice, rows, entries, *rest)
-
-    monkeypatch.setattr(fused, "_native", type("N", (), {"softmax_loss": staticmethod(watched)}))
     words = torch.randint(CUTOFFS[-1], WORDS, (9, 10))
     loss, _, _ = model.training_loss(words[:-1], words[1:], model.initial_state(10))
     loss.backward()  # type: ignore[no-untyped-call]
     assert max(sizes) <= 2 * WORDS
     assert sum(sizes) >= 80 * (WORDS - CUTOFFS[-1])
+
+
+def test_without_the_kernels_a_validation_runs_few_tokens_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network(()).eval()
+    tokens = np.random.default_rng(0).integers(0, WORDS, 101).astype(np.uint16)
+    expected = held_out.perplexity(model, tokens, 0, 2)
+    monkeypatch.setattr(held_out, "has_kernels", lambda device: False)
+    monkeypatch.setattr(held_out, "LOGITS", 6 * WORDS)
+    run: list[int] = []
+    model.rnn.register_forward_hook(lambda module, given, result: run.append(given[0].shape[:2].numel()))
+    assert held_out.perplexity(model, tokens, 0, 2) == pytest.approx(expected, rel=1e-6)
+    assert max(run) <= 6
+    assert sum(run) == 102
 
 
 def test_cutoffs_of_a_million_words_are_found() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from glassgate import GlassgateError
@@ -85,6 +85,7 @@ def test_blocks_hold_what_a_reader_of_lines_finds(
 
 
 @given(st.lists(st.sampled_from(BREAKS + PIECES + ["a" * 40])), st.sampled_from(get_args(Eos)))
+@example(["<eos>", " "], "paragraph")
 def test_blocks_of_any_text(tmp_path_factory: pytest.TempPathFactory, drawn: list[str], eos: Eos) -> None:
     folder = tmp_path_factory.mktemp("any")
     file = folder / "a.txt"
@@ -243,3 +244,29 @@ def test_numbers_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None
         assert vocabulary.encode([f"the w{number} gate, {'x' * 99}"]) == [[3, 0, 2, 0, 0]]
         assert len(vocabulary._kept) <= 10 + 3
     assert not any(len(piece) > 64 for piece in vocabulary._kept)
+
+
+def test_an_interruption_ends_all_processes_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, folder = tmp_path / "a.txt.gz", tmp_path / "w"
+    file.write_bytes(gzip.compress(drawn_text(10, 5_000).encode()))
+    folder.mkdir()
+    started = []
+    start = tokenising.subprocess.Popen
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        started.append(start(*arguments, **options))
+        return started[-1]
+
+    monkeypatch.setattr(tokenising.subprocess, "Popen", watched)
+
+    def interrupt(share: float, text: str) -> None:
+        if text.startswith("numbering") and share > 0.6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare([file], [], [], TextOptions(), folder, lambda line: None, processes=2, progress=interrupt)
+    assert len(started) == 2
+    assert all(process.poll() is not None for process in started)
+    assert list(folder.iterdir()) == []

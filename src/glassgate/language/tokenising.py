@@ -221,8 +221,8 @@ class _Work:
             filled = bool(body)
             # The first line end may be that of a line that another block began.
             parted = text[: len(text) - len(body)].count("\n") > (0 if block.begins else 1)
+            is_open = filled and body[len(body.rstrip()) :].count("\n") < 2
             text = EMPTY_LINES.sub(f" {EOS} ", body)
-            is_open = filled and not text.endswith(f" {EOS} ")
         numbers = np.fromiter(self.vocabulary.numbers(text), dtype_of(len(self.vocabulary)))
         return bytes((parted, filled, is_open)) + numbers.tobytes()
 
