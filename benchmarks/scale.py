@@ -130,7 +130,6 @@ def vocabulary(words: int, steps: int, folder: Path) -> dict[str, float | str]:
     timed("reading tokenizer.json", lambda: Vocabulary.load(folder / TOKENIZER))
     share = 1 / np.arange(1, words + 1)
     drawn = np.random.default_rng(1).choice(words, 4_000_000, p=share / share.sum())
-    drawn[:words] = np.random.default_rng(2).permutation(words)  # each is met
     tokens = drawn.astype(dtype_of(words))
     corpus = Corpus(known, "line", tokens, tokens[:20_000], None, "drawn")
     (folder / WORK).mkdir()
