@@ -92,7 +92,7 @@ def tokenise(text: Path, folder: Path, processes: int | None) -> dict[str, float
         "MB/s by the clock": size / seconds,
         "MB for a processor second": size / used,
         "reading the map, MB/s": corpus.train.nbytes / 1e6 / (time.perf_counter() - started),
-        "peak memory of the first process, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        "peak memory of the first process, MB": memory("VmHWM"),
         "peak memory of another, MB": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3,
     }
 

@@ -75,7 +75,7 @@ class Tokeniser:
     ...     vocabulary = Vocabulary.from_counts(counts, tokens="spaces")
     ...     (encoded,) = tokeniser.encode([block], vocabulary, file.with_name("words"))
     >>> encoded.numbers.tolist()
-    [3, 2, 1, 3, 1]
+    [2, 3, 1, 2, 1]
     """
 
     def __init__(
