@@ -44,7 +44,10 @@ def test_what_is_chosen_can_be_built(words: int, law: str) -> None:
         counts[1:] = 0
     chosen = choose_cutoffs(counts, 256, 2_800)
     assert chosen[0] >= min(500, words // 2)
-    assert len(chosen) <= 10
+    assert len(chosen) <= (10 if words < 1_000_000 else 61)
+    if words == 1_000_000 and law == "zipf":
+        # With ten clusters 3 % of all rows are in a product for each word: what makes a million words slow.
+        assert rows_per_word(counts, chosen) < 6_000
     if words < 1_000_000:
         assert AdaptiveSoftmax(1, words, chosen).bounds == [0, *chosen, words]
 

@@ -1,5 +1,6 @@
 """A training that is killed at any moment and resumed ends with the bits of one that was not."""
 
+import gzip
 import json
 import os
 import random
@@ -185,10 +186,11 @@ def test_killed_while_it_reads_the_text_it_starts_anew(
     program: Program, text: Path, tmp_path: Path, whole: dict[str, tuple[Path, float]]
 ) -> None:
     """Until options.json is there nothing is ready; a pipe as text holds the training at that place."""
-    out, pipe = tmp_path / "m", tmp_path / "pipe"
+    out, pipe, packed = tmp_path / "m", tmp_path / "pipe", tmp_path / "text.txt.gz"
     os.mkfifo(pipe)
-    child = program.start("train", text, "--valid", pipe, "--out", out, *options("lstm"))
-    wait_for(program, out / "training" / "train.tokens")
+    packed.write_bytes(gzip.compress(text.read_bytes()))
+    child = program.start("train", packed, "--valid", pipe, "--out", out, *options("lstm"))
+    wait_for(program, out / "training" / "train-0.text")
     os.kill(child, signal.SIGKILL)
     assert program.wait().code == -signal.SIGKILL
     assert not (out / "training" / "options.json").exists()

@@ -19,9 +19,7 @@ from glassgate.language.text import (
     detect_eos,
     detect_tokens,
     find_files,
-    length,
     read_segments,
-    split,
 )
 
 PIECE = module.LONGEST_PIECE
@@ -340,77 +338,3 @@ def test_detection_on_real_texts(shared_data: Path) -> None:
     novels, wiki = find_files([shared_data / "austen"]), find_files([shared_data / "wikitext-2"])
     assert [(detect_tokens([file]), detect_eos([file])) for file in novels] == [("words", "paragraph")] * 6
     assert [(detect_tokens([file]), detect_eos([file])) for file in wiki] == [("spaces", "line")] * 3
-
-
-# Parts
-
-
-@st.composite
-def texts(draw: st.DrawFn) -> tuple[list[Segment], list[float]]:
-    segments = draw(st.lists(st.builds(Segment, st.text("ab ", max_size=40), st.booleans()), max_size=20))
-    bounds = draw(st.lists(st.floats(0.01, 0.99), max_size=3, unique=True))
-    return segments, sorted(bounds)
-
-
-@given(texts())
-def test_parts_are_the_text(drawn: tuple[list[Segment], list[float]]) -> None:
-    segments, bounds = drawn
-    total = sum(map(length, segments))
-    parts = list(split(iter(segments), total, bounds))
-    # Nothing is lost or moved: where a segment is cut, a space stood.
-    numbers = [number for number, _ in parts]
-    assert numbers == sorted(numbers)
-    assert set(numbers) <= set(range(len(bounds) + 1))
-    pieces = iter(segment for _, segment in parts)
-    for whole in segments:
-        piece = next(pieces)
-        text, ends = piece.text, piece.ends
-        while len(text) < len(whole.text):
-            assert not ends, "a head never ends a line"
-            piece = next(pieces)
-            text, ends = f"{text} {piece.text}", piece.ends
-        assert (text, ends) == (whole.text, whole.ends)
-    assert next(pieces, None) is None
-
-
-@given(texts())
-def test_each_part_begins_at_its_bound(drawn: tuple[list[Segment], list[float]]) -> None:
-    segments, bounds = drawn
-    total = sum(map(length, segments))
-    position = 0
-    for number, segment in split(segments, total, bounds):
-        limits = [bound * total for bound in bounds]
-        # The part is that of the segment's first character ...
-        assert number == sum(position >= limit for limit in limits)
-        # ... and a long one goes on over its bound to the next space alone.
-        if (
-            number < len(limits)
-            and position + length(segment) > limits[number]
-            and length(segment) > total / 20
-        ):
-            assert " " not in segment.text[max(1, int(limits[number]) - position) :]
-        position += length(segment)
-    assert position == total
-
-
-def test_one_long_line_is_cut_at_its_bounds() -> None:
-    line = Segment(" ".join(f"w{n:03}" for n in range(1000)), True)  # 5 characters each
-    parts = list(split([line], length(line), [0.9, 0.95]))
-    assert [(number, len(s.text.split()), s.ends) for number, s in parts] == [
-        (0, 901, False),  # the bound falls on a word's first letter; the word is finished
-        (1, 50, False),
-        (2, 49, True),
-    ]
-    assert " ".join(s.text for _, s in parts) == line.text
-
-
-def test_short_lines_are_never_cut() -> None:
-    lines = [Segment("one two three", True)] * 100
-    parts = list(split(lines, sum(map(length, lines)), [0.905, 0.95]))
-    assert [segment for _, segment in parts] == lines
-    assert [number for number, _ in parts] == [0] * 91 + [1] * 4 + [2] * 5
-
-
-def test_a_segment_without_a_space_stays_where_it_starts() -> None:
-    parts = list(split([Segment(text, True) for text in ("aaa", "bbb", "ccc")], 12, [0.9, 0.95]))
-    assert [number for number, _ in parts] == [0, 0, 0]

@@ -98,6 +98,10 @@ def command(
     save_every: Annotated[
         float, typer.Option(metavar="SECONDS", help="Time between checkpoints; no result depends on it.")
     ] = 60.0,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        typer.Option(help="Where it computes; auto: on CUDA where there is such a device."),
+    ] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
 ) -> None:
     """Train a next-word model on your own text; at its end the folder holds the model and its figures.
@@ -123,6 +127,7 @@ def command(
         resume=resume,
         given=given,
         save_every=save_every,
+        device=device,
     )
     if not outcome.finished:
         raise typer.Exit(130)

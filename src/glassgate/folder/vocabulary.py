@@ -1,26 +1,24 @@
-"""Words and their numbers: a word-level tokenizer, by the ``tokenizers`` library."""
+"""Words and their numbers, and how they are kept: a word-level tokenizer of the ``tokenizers`` library."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 
 from glassgate.errors import GlassgateError
+from glassgate.folder.cutting import UNK, Cutter, Tokens, WordCounts, library_tokenizer
 from glassgate.folder.files import read_json, write_atomically
 
 __all__ = ["EOS", "UNK", "Tokens", "Vocabulary"]
 
-Tokens = Literal["spaces", "words"]
-"""What a token is: what stands between spaces, or a word or a punctuation mark of running text."""
-
-UNK = "<unk>"
 EOS = "<eos>"
-
-# A word keeps its inner apostrophes and hyphens ("don't", "still-born"); dashes and dots stay together.
-WORD_OR_MARK = r"<unk>|<eos>|[^\W_]+(?:['’\-][^\W_]+)*|--+|\.\.\.+|[^\w\s]|_"
 LARGEST_FILE = 256 << 20  # bytes of tokenizer.json that are accepted; ten million words need less
+MOST_KEPT = 1 << 19  # pieces of text whose numbers are kept
+LONGEST_KEPT = 64  # characters of such a piece: what is sent to a server must not fill its memory
 
 
 class Vocabulary:
@@ -28,8 +26,10 @@ class Vocabulary:
 
     Parameters
     ----------
-    tokenizer
-        A word-level tokenizer of the ``tokenizers`` library; by `build` or `load`.
+    numbers
+        The number of each word, from 0 without a gap; by `build`, `from_counts` or `load`.
+    tokens, lowercase
+        As for `build`.
 
     Attributes
     ----------
@@ -37,6 +37,8 @@ class Vocabulary:
         Each word at its number; where the model knows them, ``<unk>`` comes first, then ``<eos>``.
     unk, eos
         The numbers of ``<unk>`` and ``<eos>``, or None.
+    lowercase
+        Whether words that differ in case alone are one.
 
     Examples
     --------
@@ -47,14 +49,21 @@ class Vocabulary:
     [[3, 0, 4]]
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
-        numbers = tokenizer.get_vocab()
-        self.words = sorted(numbers, key=numbers.__getitem__)
-        if [numbers[word] for word in self.words] != list(range(len(numbers))):
+    def __init__(self, numbers: dict[str, int], tokens: Tokens, lowercase: bool) -> None:
+        in_order = list(numbers.values()) == list(range(len(numbers)))
+        self.words = list(numbers) if in_order else sorted(numbers, key=numbers.__getitem__)
+        if not in_order and [numbers[word] for word in self.words] != list(range(len(numbers))):
             raise GlassgateError("the words are not numbered from 0 without a gap")
         self.unk: int | None = numbers.get(UNK)
         self.eos: int | None = numbers.get(EOS)
+        self.tokens, self.lowercase = tokens, lowercase
+        self._cutter = Cutter(tokens, lowercase)
+        self._kept = _Kept(self._cutter, numbers, self.unk)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The library's tokenizer, which `save` writes; made when it is asked for."""
+        return library_tokenizer(self._kept.numbers, self.tokens, self.lowercase)
 
     def __len__(self) -> int:
         return len(self.words)
@@ -103,20 +112,58 @@ class Vocabulary:
         >>> Vocabulary.build(["Aha! the gate."], tokens="words", lowercase=True).words[2:]
         ['!', '.', 'aha', 'gate', 'the']
         """
-        special = [UNK] * (not closed) + [EOS] * eos
-        counter = _tokenizer({}, tokens, lowercase)
-        counter.train_from_iterator(
-            texts,
-            trainers.WordLevelTrainer(vocab_size=2**31, min_frequency=minimum_count, show_progress=False),
+        counts = WordCounts(tokens, lowercase)
+        for text in texts:
+            counts.add(text)
+        return cls.from_counts(
+            counts.words(),
+            tokens=tokens,
+            lowercase=lowercase,
+            minimum_count=minimum_count,
+            closed=closed,
+            eos=eos,
         )
-        numbers = counter.get_vocab()
-        words = special + [word for word in sorted(numbers, key=numbers.__getitem__) if word not in special]
-        if len(words) == len(special):
+
+    @classmethod
+    def from_counts(
+        cls,
+        counts: Mapping[str, int],
+        *,
+        tokens: Tokens,
+        lowercase: bool = False,
+        minimum_count: int = 1,
+        closed: bool = False,
+        eos: bool = True,
+    ) -> "Vocabulary":
+        """Give numbers to words that have been counted, as `build` does.
+
+        Parameters
+        ----------
+        counts
+            How often each word stands in the training text, by its spelling in the vocabulary.
+        tokens, lowercase, minimum_count, closed, eos
+            As for `build`.
+
+        Raises
+        ------
+        GlassgateError
+            When no word remains.
+
+        Examples
+        --------
+        >>> Vocabulary.from_counts({"gate": 1, "the": 2}, tokens="spaces").words
+        ['<unk>', '<eos>', 'the', 'gate']
+        """
+        special = [UNK] * (not closed) + [EOS] * eos
+        kept = [word for word, count in counts.items() if count >= minimum_count and word not in special]
+        if not kept:
             often = f" that occurs {minimum_count} times or more" if minimum_count > 1 else ""
             raise GlassgateError(
                 f"the text: holds no word{often} in its training part: expected a longer text"
             )
-        return cls(_tokenizer({word: i for i, word in enumerate(words)}, tokens, lowercase))
+        kept.sort()
+        kept.sort(key=counts.__getitem__, reverse=True)  # stable: the spelling decides between equals
+        return cls({word: i for i, word in enumerate(special + kept)}, tokens, lowercase)
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
@@ -132,18 +179,13 @@ class Vocabulary:
         """
         table = read_json(path, LARGEST_FILE, "tokenizer")
         try:
-            return cls(_tokenizer(*_recognise(table)))
+            return cls(*_recognise(table))
         except (GlassgateError, UnicodeEncodeError) as error:
             raise GlassgateError(f"{path}: {error}") from error
 
     def save(self, path: Path) -> None:
         """Write the tokenizer.json, whole or not at all."""
         write_atomically(path, self.tokenizer.to_str(pretty=True))
-
-    @property
-    def lowercase(self) -> bool:
-        """Whether words that differ in case alone are one."""
-        return self.normalise("A") == "a"
 
     def normalise(self, text: str) -> str:
         """Return the text as the vocabulary spells it: NFC, and lower case where it was built so.
@@ -154,41 +196,69 @@ class Vocabulary:
             When the text holds what no UTF-8 can: bytes of another encoding, from a command line.
         """
         try:
-            return str(self.tokenizer.normalizer.normalize_str(text))
+            return str(self._cutter.normalizer.normalize_str(text))
         except UnicodeEncodeError as error:
             raise GlassgateError(f"the text: is not UTF-8 at character {error.start:,}") from error
 
     def cut(self, text: str) -> list[str]:
         """Cut a text into tokens as they are spelled in the vocabulary, known or not."""
-        return [word for word, _ in self.tokenizer.pre_tokenizer.pre_tokenize_str(self.normalise(text))]
+        self.normalise(text)  # refuses what no file can hold, by its place in the text
+        return [word for piece in self._cutter.pieces(text) for word in self._cutter.words(piece)]
 
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        """Turn texts into word numbers, on all cores; an unknown word becomes ``<unk>``.
+    def encode(self, texts: Iterable[str]) -> list[list[int]]:
+        """Turn texts into word numbers; an unknown word becomes ``<unk>``.
 
         Raises
         ------
         GlassgateError
             When a word is unknown and the vocabulary is closed: it has no ``<unk>``.
         """
+        return [list(self.numbers(text)) for text in texts]
+
+    def numbers(self, text: str) -> Iterable[int]:
+        """Return the word numbers of a text, one after the other: `encode` for a text that is long.
+
+        Raises
+        ------
+        GlassgateError
+            As `encode`.
+
+        Examples
+        --------
+        >>> vocabulary = Vocabulary.build(["the gate"], tokens="spaces")
+        >>> list(vocabulary.numbers("the gate the"))
+        [3, 2, 3]
+        """
+        if len(self._kept) > MOST_KEPT:
+            self._kept.clear()
         try:
-            encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        except Exception as error:  # the library's own class for this is a bare Exception
-            known = frozenset(self.words)
-            unknown = next(word for text in texts for word in self.cut(text) if word not in known)
-            raise GlassgateError(f"the text: the word {unknown!r} is not in the closed vocabulary") from error
-        return [encoding.ids for encoding in encodings]
+            found = list(map(self._kept.__getitem__, self._cutter.pieces(text)))
+        except UnicodeEncodeError:
+            self.normalise(text)
+            raise
+        return found if self.tokens == "spaces" else chain.from_iterable(found)
 
 
-def _tokenizer(numbers: dict[str, int], tokens: Tokens, lowercase: bool) -> Tokenizer:
-    tokenizer = Tokenizer(models.WordLevel(numbers, unk_token=UNK))
-    steps: list[normalizers.Normalizer] = [normalizers.NFC()]
-    tokenizer.normalizer = normalizers.Sequence(steps + [normalizers.Lowercase()] * lowercase)
-    tokenizer.pre_tokenizer = (
-        pre_tokenizers.WhitespaceSplit()
-        if tokens == "spaces"
-        else pre_tokenizers.Split(Regex(WORD_OR_MARK), "removed", invert=True)
-    )
-    return tokenizer
+class _Kept(dict[str, Any]):
+    """The numbers of the words in a piece of text; looked up when a piece is met for the first time.
+
+    Where each piece is one word its number stands there as it is: that is read twice as fast.
+    """
+
+    def __init__(self, cutter: Cutter, numbers: dict[str, int], unk: int | None) -> None:
+        self.cutter, self.numbers, self.unk = cutter, numbers, unk
+
+    def __missing__(self, piece: str) -> Any:
+        found = []
+        for word in self.cutter.words(piece):
+            number = self.numbers.get(word, self.unk)
+            if number is None:
+                raise GlassgateError(f"the text: the word {word!r} is not in the closed vocabulary")
+            found.append(number)
+        value = found[0] if self.cutter.tokens == "spaces" else tuple(found)
+        if len(piece) <= LONGEST_KEPT:
+            self[piece] = value
+        return value
 
 
 def _recognise(table: Any) -> tuple[dict[str, int], Tokens, bool]:
@@ -204,7 +274,7 @@ def _recognise(table: Any) -> tuple[dict[str, int], Tokens, bool]:
     "".join(words).encode()  # JSON can hold half of a surrogate pair, UTF-8 cannot
     for tokens in get_args(Tokens):
         for lowercase in (False, True):
-            ours = json.loads(_tokenizer({}, tokens, lowercase).to_str())
+            ours = json.loads(library_tokenizer({}, tokens, lowercase).to_str())
             # Whether it marks words as special does not matter: <unk> and <eos> are words here.
             if all(table.get(step) == ours[step] for step in ours.keys() - {"model", "added_tokens"}):
                 return words, tokens, lowercase

@@ -77,7 +77,7 @@ def save_checkpoint(
     arrays |= {f"optimizer.{name}": values for name, values in optimizer.arrays().items()}
     arrays |= {f"average.{name}": values for name, values in average.means.items()}
     progress.averaged = average.count
-    arrays |= {f"state.{number}": part.numpy() for number, part in enumerate(state)}
+    arrays |= {f"state.{number}": part.cpu().numpy() for number, part in enumerate(state)}
     save_weights(path, arrays, {"progress": json.dumps(asdict(progress))})
 
 
@@ -91,7 +91,7 @@ def load_checkpoint(
     path
         The file.
     model, optimizer, average
-        Built as for the run that saved; they take over what it held.
+        Built as for the run that saved, on the CPU; they take over what it held, on whatever device that was.
 
     Returns
     -------

@@ -1,15 +1,19 @@
 """The perplexity of a model in training, on what is held out."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 
 from glassgate.language.corpus import TokenArray
+from glassgate.language.devices import has_kernels
 from glassgate.language.figures import exponential
 from glassgate.language.model import NextWordModel
 
 __all__ = ["perplexity"]
 
-BLOCK = 256  # tokens that are run at once: their logits over 33,278 words take 34 MB
+BLOCK = 2048  # tokens that are run at once: V is read once for each
+LOGITS = 1 << 26  # where there is no kernel, which holds few: those of so many tokens at the most
 
 
 def perplexity(model: NextWordModel, tokens: TokenArray, first: int | None, streams: int = 1) -> float:
@@ -47,13 +51,19 @@ def perplexity(model: NextWordModel, tokens: TokenArray, first: int | None, stre
     padded = np.zeros(streams * length + 1, np.int64)
     padded[: count + 1] = text
     places = np.arange(streams) * length + np.arange(length + 1)[:, None]
-    words = torch.from_numpy(padded[places])
-    counted = torch.from_numpy(places[1:] <= count)
+    device = model.embedding.weight.device
+    words = torch.from_numpy(padded[places]).to(device)
+    counted = torch.from_numpy(places[1:] <= count).to(device)
     state, total = model.initial_state(streams), 0.0
-    step = max(1, BLOCK // streams)
+    block = BLOCK
+    if not has_kernels(device):
+        widest = max(end - start for start, end in pairwise(model.output.layout.bounds))
+        block = min(BLOCK, LOGITS // widest)
+    step = max(1, block // streams)
     with torch.inference_mode():
         for start in range(0, length, step):
             stop = min(start + step, length)
-            loss, state = model.loss(words[start:stop], words[start + 1 : stop + 1], state)
-            total += float(loss[counted[start:stop].flatten()].sum(dtype=torch.float64))
+            h, state = model(words[start:stop], state)
+            read = counted[start:stop]
+            total += float(model.output.loss(h[read], words[start + 1 : stop + 1][read], "sum"))
     return exponential(total / count)

@@ -162,13 +162,13 @@ class NextWordModel(nn.Module):
 
     def initial_state(self, batch: int) -> State:
         """Return the state before the first word: zeros, for ``batch`` sequences."""
-        zeros = torch.zeros(self.config.layers, batch, self.config.hidden)
+        zeros = self.embedding.weight.new_zeros(self.config.layers, batch, self.config.hidden)
         return (zeros, zeros.clone()) if self.config.cell == "lstm" else (zeros,)
 
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Return the weights as model.safetensors holds them; a tied matrix once. No copies."""
+        """Return the weights as model.safetensors holds them; a tied matrix once. On the CPU no copies."""
         tensors = self.state_dict()
-        return {name: tensors[name].detach().numpy() for name in self.config.tensors()}
+        return {name: tensors[name].detach().cpu().numpy() for name in self.config.tensors()}
 
     def load_arrays(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Take weights over, as `arrays` returns them."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from glassgate.errors import GlassgateError
 from glassgate.kernels import _native
-from glassgate.layers.rows import RowGradient, tracked
+from glassgate.layers.rows import RowGradient, tracked, untrack
 
 __all__ = ["AdamW"]
 
@@ -30,6 +30,7 @@ class _Slot:
         self.stamp = torch.zeros(len(parameter) if self.gradient else 0, dtype=torch.int64)
         self.height, self.width = parameter.shape if parameter.dim() == 2 else (1, parameter.numel())
         self.twice = parameter.dtype == torch.float64
+        self.plain = False  # whether torch's operations move it
 
     def tensors(self) -> dict[str, Tensor]:
         both = {"exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
@@ -65,6 +66,8 @@ class AdamW:
     gradient is not far larger than epsilon.
 
     Every 1,024 steps all rows are brought up to date, so that the tables of D and F stay short.
+
+    On a device without kernels (`to`) plain torch operations move all rows in each step.
 
     Parameters
     ----------
@@ -136,12 +139,7 @@ class AdamW:
             The norm before it was clipped. Where it is no finite number nothing has moved.
         """
         moving = [(slot, *self._gradient(slot)) for slot in self.slots.values()]
-        squares = sum(
-            _native.sum_of_squares(slot.twice, slot.height, slot.width, _at(rows), count, g.data_ptr())
-            for slot, g, rows, count in moving
-            if count
-        )
-        norm = sqrt(squares)
+        norm = sqrt(sum(_squares(slot, g, rows, count) for slot, g, rows, count in moving if count))
         if not np.isfinite(norm):
             return norm
         # What lags and has a gradient all the same, because it was not read through a layer.
@@ -152,7 +150,18 @@ class AdamW:
         beta1, beta2 = self.betas
         step, correction = rate / (1 - beta1**self.count), sqrt(1 - beta2**self.count)
         for slot, g, rows, count in moving:
-            if count:
+            numbers = {
+                "beta1": beta1,
+                "beta2": beta2,
+                "epsilon": self.epsilon,
+                "clip": min(1.0, clip / (norm + 1e-6)),
+                "shrink": 1 - rate * self._decay(slot),
+                "step": step,
+                "correction": correction,
+            }
+            if slot.plain and count:
+                _plain_step(slot, g, **numbers)
+            elif count:
                 p, m, v = slot.addresses()
                 _native.adam_step(
                     twice=slot.twice,
@@ -164,13 +173,7 @@ class AdamW:
                     m=m,
                     v=v,
                     g=g.data_ptr(),
-                    beta1=beta1,
-                    beta2=beta2,
-                    epsilon=self.epsilon,
-                    clip=min(1.0, clip / (norm + 1e-6)),
-                    shrink=1 - rate * self._decay(slot),
-                    step=step,
-                    correction=correction,
+                    **numbers,
                 )
         self._count_skipped(rate, step * correction)
         for slot, _, rows, count in moving:
@@ -193,10 +196,26 @@ class AdamW:
             if slot.gradient is not None:
                 self._catch_up(slot, None)
 
+    def to(self, device: torch.device) -> None:
+        """Move on by plain torch operations, on a device to which the parameters are moved as well.
+
+        Parameters
+        ----------
+        device
+            Of any kind: CUDA is what it is for. Gradients are dense from here on.
+        """
+        self.catch_up()
+        for slot in self.slots.values():
+            slot.plain = True
+            untrack(slot.parameter)
+            slot.gradient, slot.stamp = None, slot.stamp[:0]
+            slot.parameter.data = slot.parameter.data.to(device)
+            slot.exp_avg, slot.exp_avg_sq = slot.exp_avg.to(device), slot.exp_avg_sq.to(device)
+
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return all that the next step depends on, by name; no copies."""
+        """Return all that the next step depends on, by name; on the CPU no copies."""
         arrays: dict[str, npt.NDArray[Any]] = {
-            f"{name}.{key}": tensor.numpy()
+            f"{name}.{key}": tensor.cpu().numpy()
             for name, slot in self.slots.items()
             for key, tensor in slot.tensors().items()
         }
@@ -204,20 +223,24 @@ class AdamW:
         return arrays | {"counts": counts, "shrink": self.shrink, "move": self.move}
 
     def load_arrays(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Take over what `arrays` returned.
+        """Take over what `arrays` returned; where rows were not tracked all are up to date.
 
         Raises
         ------
         KeyError, ValueError
             It is of other parameters.
         """
+        self.count, self.base = map(int, arrays["counts"])
+        lagging = any(name.endswith(".stamp") for name in arrays)
         for name, slot in self.slots.items():
+            slot.stamp.fill_(self.count - self.base)
             for key, tensor in slot.tensors().items():
+                if key == "stamp" and not lagging:
+                    continue
                 saved = torch.from_numpy(np.array(arrays[f"{name}.{key}"]))
                 if saved.shape != tensor.shape:
                     raise ValueError(f"{name}.{key} has another shape")
                 tensor.copy_(saved)
-        self.count, self.base = map(int, arrays["counts"])
         self.shrink[:], self.move[:] = arrays["shrink"], arrays["move"]
 
     def _decay(self, slot: _Slot) -> float:
@@ -262,6 +285,32 @@ class AdamW:
         self.move[:now] *= shrink
         self.move[:now] += step * ratio ** np.arange(now, 0, -1)
         self.shrink[now], self.move[now] = 1, 0
+
+
+def _squares(slot: _Slot, g: Tensor, rows: Tensor | None, count: int) -> float:
+    if slot.plain:
+        return float(torch.linalg.vector_norm(g, dtype=torch.float64).square())
+    return _native.sum_of_squares(slot.twice, slot.height, slot.width, _at(rows), count, g.data_ptr())
+
+
+@torch.no_grad()
+def _plain_step(
+    slot: _Slot,
+    g: Tensor,
+    *,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    clip: float,
+    shrink: float,
+    step: float,
+    correction: float,
+) -> None:
+    g = g * clip
+    slot.exp_avg.mul_(beta1).add_(g, alpha=1 - beta1)
+    slot.exp_avg_sq.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+    divisor = slot.exp_avg_sq.sqrt().div_(correction).add_(epsilon)
+    slot.parameter.mul_(shrink).addcdiv_(slot.exp_avg, divisor, value=-step)
 
 
 def _at(rows: Tensor | None) -> int | None:

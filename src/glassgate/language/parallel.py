@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed, nn
@@ -11,6 +12,8 @@ from glassgate.errors import GlassgateError
 from glassgate.layers.rows import tracked
 
 __all__ = ["Ranks", "joined"]
+
+PATIENCE = timedelta(hours=6)  # while the first tokenises, the others wait; one that ends is missed at once
 
 
 class Ranks:
@@ -103,8 +106,15 @@ class Ranks:
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
+def joined(device: torch.device) -> Iterator[Ranks]:
     """Meet the other processes that ``torchrun`` started; without it there is one.
+
+    They talk by gloo; what lies on a CUDA device travels by nccl.
+
+    Parameters
+    ----------
+    device
+        Of this process.
 
     Yields
     ------
@@ -121,7 +131,11 @@ def joined() -> Iterator[Ranks]:
         yield Ranks()
         return
     with _reporting():
-        distributed.init_process_group("gloo")
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            distributed.init_process_group("cpu:gloo,cuda:nccl", timeout=PATIENCE, device_id=device)
+        else:
+            distributed.init_process_group("gloo", timeout=PATIENCE)
     try:
         yield Ranks(distributed.get_rank(), count)
     finally:

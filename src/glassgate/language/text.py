@@ -18,7 +18,18 @@ from glassgate.errors import GlassgateError
 from glassgate.folder.config import Eos
 from glassgate.folder.vocabulary import Tokens
 
-__all__ = ["Segment", "detect_eos", "detect_tokens", "find_files", "length", "read_segments", "split"]
+__all__ = [
+    "LONGEST_PIECE",
+    "Segment",
+    "decode",
+    "detect_eos",
+    "detect_tokens",
+    "find_files",
+    "length",
+    "open_text",
+    "read_segments",
+    "reading",
+]
 
 LONGEST_PIECE = 1 << 20  # bytes: a longer line is handed out in pieces, cut at white space
 SAMPLE_LINES = 5_000  # enough to see how a text is laid out
@@ -103,50 +114,6 @@ def read_segments(files: Iterable[Path], eos: Eos) -> Iterator[Segment]:
     """
     for file in files:
         yield from _paragraphs(_lines(file)) if eos == "paragraph" else _marked(_lines(file), eos)
-
-
-def split(segments: Iterable[Segment], total: int, bounds: Sequence[float]) -> Iterator[tuple[int, Segment]]:
-    """Say of each segment which part of the text it falls into.
-
-    Parameters
-    ----------
-    segments
-        The whole text.
-    total
-        Its length in characters, as `length` of its segments adds up.
-    bounds
-        Where one part ends and the next begins, as rising fractions of ``total``. A segment
-        belongs to the part in which it starts; one that is long against the text is cut at the
-        first space after the bound, where it has one.
-
-    Yields
-    ------
-    tuple of int and Segment
-        The number of the part, from 0, and the segment.
-
-    Examples
-    --------
-    >>> lines = [Segment(text, True) for text in ("one two", "three", "four five", "six")]
-    >>> [part for part, _ in split(lines, sum(map(length, lines)), [0.5])]
-    [0, 0, 1, 1]
-    """
-    position, part = 0, 0
-    limits = [fraction * total for fraction in bounds]
-    for whole in segments:
-        segment = whole
-        while part < len(limits) and position + length(segment) > limits[part]:
-            if position < limits[part]:
-                long = length(segment) > total / 20
-                cut = segment.text.find(" ", max(1, int(limits[part]) - position)) if long else -1
-                if cut < 0:
-                    break
-                head = Segment(segment.text[:cut], ends=False)
-                yield part, head
-                position += length(head)
-                segment = Segment(segment.text[cut + 1 :], segment.ends)
-            part += 1
-        yield part, segment
-        position += length(segment)
 
 
 def length(segment: Segment) -> int:
@@ -239,32 +206,61 @@ def _paragraphs(lines: Iterable[Segment]) -> Iterator[Segment]:
 
 def _lines(file: Path) -> Iterator[Segment]:
     """Read lines without their ends; one longer than `LONGEST_PIECE` comes in pieces."""
-    try:
-        with _open(file) as stream:
-            if stream.read(3) != BYTE_ORDER_MARK:  # which is no part of the text
-                stream.seek(0)
-            offset, carried, ends = stream.tell(), b"", True
-            while raw := stream.readline(LONGEST_PIECE):
-                piece, carried = carried + raw, b""
-                ends = raw.endswith(b"\n") or len(raw) < LONGEST_PIECE
-                if not ends:
-                    cut = max(piece.rfind(b" "), piece.rfind(b"\t")) + 1
-                    if cut == 0:
-                        raise GlassgateError(f"{file}: is not text: a word of a megabyte at byte {offset:,}")
-                    piece, carried = piece[:cut], piece[cut:]
-                text = _decode(piece, file, offset)
-                yield Segment(text.rstrip("\r\n"), ends)
-                offset += len(piece)
-            if carried or not ends:
-                yield Segment(_decode(carried, file, offset), ends=True)
-    except (OSError, EOFError, zlib.error) as error:
-        raise GlassgateError(
-            f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}"
-        ) from error
+    with reading(file), open_text(file) as stream:
+        if stream.read(3) != BYTE_ORDER_MARK:  # which is no part of the text
+            stream.seek(0)
+        offset, carried, ends = stream.tell(), b"", True
+        while raw := stream.readline(LONGEST_PIECE):
+            piece, carried = carried + raw, b""
+            ends = raw.endswith(b"\n") or len(raw) < LONGEST_PIECE
+            if not ends:
+                cut = max(piece.rfind(b" "), piece.rfind(b"\t")) + 1
+                if cut == 0:
+                    raise GlassgateError(f"{file}: is not text: a word of a megabyte at byte {offset:,}")
+                piece, carried = piece[:cut], piece[cut:]
+            text = decode(piece, file, offset)
+            yield Segment(text.rstrip("\r\n"), ends)
+            offset += len(piece)
+        if carried or not ends:
+            yield Segment(decode(carried, file, offset), ends=True)
 
 
 @contextmanager
-def _open(file: Path) -> Iterator[BinaryIO]:
+def reading(file: Path) -> Iterator[None]:
+    """Turn what the system says of a file that cannot be read into one line.
+
+    Raises
+    ------
+    GlassgateError
+        When the block raises an error of the system or of a compressed file.
+
+    Examples
+    --------
+    >>> with reading(Path("a.txt")):
+    ...     raise EOFError("cut short")
+    Traceback (most recent call last):
+    glassgate.errors.GlassgateError: a.txt: cannot be read: cut short
+    """
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise GlassgateError(f"{file}: cannot be read: {reason}") from error
+
+
+@contextmanager
+def open_text(file: Path) -> Iterator[BinaryIO]:
+    """Open a text, unpacked where it is compressed; closed at the end of a ``with``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "a.txt.gz"
+    >>> _ = file.write_bytes(gzip.compress(b"the gate"))
+    >>> with open_text(file) as stream:
+    ...     stream.read()
+    b'the gate'
+    """
     with file.open("rb") as stream:
         zipped = stream.read(2) == GZIP
         stream.seek(0)
@@ -275,7 +271,27 @@ def _open(file: Path) -> Iterator[BinaryIO]:
             yield stream
 
 
-def _decode(piece: bytes, file: Path, offset: int) -> str:
+def decode(piece: bytes, file: Path, offset: int) -> str:
+    r"""Read bytes as text.
+
+    Parameters
+    ----------
+    piece
+        Whole characters.
+    file, offset
+        Where they stand, for messages.
+
+    Raises
+    ------
+    GlassgateError
+        When they are binary or not UTF-8; the byte is named.
+
+    Examples
+    --------
+    >>> decode(b"ga\xffte", Path("a.txt"), 1000)
+    Traceback (most recent call last):
+    glassgate.errors.GlassgateError: a.txt: is not UTF-8: byte 0xff at byte 1,002 (invalid start byte)
+    """
     if (at := piece.find(b"\0")) >= 0:
         raise GlassgateError(
             f"{file}: is a binary file: expected text, found a NUL byte at byte {offset + at:,}"

@@ -24,6 +24,7 @@ from glassgate.folder.weights import load_weights, save_weights
 from glassgate.language import averaging
 from glassgate.language.checkpoint import Progress, load_checkpoint, save_checkpoint
 from glassgate.language.corpus import Corpus, TokenArray, count_words
+from glassgate.language.devices import has_kernels
 from glassgate.language.held_out import perplexity
 from glassgate.language.model import NextWordModel
 from glassgate.language.optimizer import AdamW
@@ -38,6 +39,7 @@ __all__ = ["CHECKPOINT", "SAVE_EVERY", "WORK", "Outcome", "Trainer", "discard"]
 
 WORK = "training"  # the folder of what an unfinished training needs; gone when it ends
 CHECKPOINT = "checkpoint.safetensors"
+CPU = torch.device("cpu")
 SAVE_EVERY = 60.0  # seconds between checkpoints, where it is not given
 VALIDATED = 100_000  # tokens of the validation part that are read while training
 TESTED = 1_000_000  # tokens of each held-out part that are read at the end
@@ -68,6 +70,8 @@ class Trainer:
     ranks
         The processes that train together. Each reads its part of the streams; what they decide by the
         clock or by a measurement the first decides for all, and it alone writes.
+    device
+        Where steps are computed. Weights are drawn, and files written and read, on the CPU.
     """
 
     def __init__(
@@ -78,9 +82,10 @@ class Trainer:
         console: Console,
         save_every: float = SAVE_EVERY,
         ranks: Ranks | None = None,
+        device: torch.device = CPU,
     ) -> None:
         self.out, self.options, self.corpus, self.console = out, options, corpus, console
-        self.save_every = save_every
+        self.save_every, self.device = save_every, device
         self.ranks = ranks or Ranks()
         self.writes = self.ranks.rank == 0
         self.checkpoint = out / WORK / CHECKPOINT
@@ -105,6 +110,10 @@ class Trainer:
         if self.checkpoint.exists():
             state, self.progress = load_checkpoint(self.checkpoint, self.model, self.optimizer, self.average)
             self.state = tuple(part[:, self.own].contiguous() for part in state)
+        if not has_kernels(device):
+            self.optimizer.to(device)
+            self.model.to(device)
+            self.state = tuple(part.to(device) for part in self.state)
         self.display = ProgressDisplay(console, "training")
         self.ticked = self.saved = 0.0
 
@@ -150,7 +159,7 @@ class Trainer:
         torch.manual_seed((self.options.seed << 32) + progress.step + (self.ranks.rank << 24))
         if progress.step % len(self.streams) == 0:
             self.state = self.model.initial_state(self.own.stop - self.own.start)
-        words, targets = (part[:, self.own] for part in self.streams.read(progress.step))
+        words, targets = (part[:, self.own].to(self.device) for part in self.streams.read(progress.step))
         self.model.train()
         plan = self.plan
         loss, penalty, state = self.model.training_loss(

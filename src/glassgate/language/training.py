@@ -1,11 +1,12 @@
 """Training: truncated BPTT with carried state, from a text to a model folder."""
 
 import json
+import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from rich.console import Console
@@ -15,11 +16,16 @@ from glassgate.folder import model as files
 from glassgate.folder.files import reporting_disk_errors, write_atomically
 from glassgate.folder.vocabulary import Vocabulary
 from glassgate.language.corpus import Corpus, open_tokens, prepare
+from glassgate.language.devices import DeviceChoice, choose_device, computing
 from glassgate.language.options import Plan, TrainOptions
 from glassgate.language.parallel import Ranks, joined
+from glassgate.language.progress import ProgressDisplay
 from glassgate.language.trainer import CHECKPOINT, SAVE_EVERY, WORK, Outcome, Trainer, discard
 
 __all__ = ["train"]
+
+How: TypeAlias = tuple[float, Console, Ranks, torch.device]  # what no result depends on
+SOON = 5.0  # seconds after which whoever waits for the text to be read is told how far it is
 
 
 def train(
@@ -32,6 +38,7 @@ def train(
     resume: bool = False,
     given: dict[str, Any] | None = None,
     save_every: float = SAVE_EVERY,
+    device: DeviceChoice = "auto",
     console: Console | None = None,
 ) -> Outcome:
     """Train a next-word model on a text and write its folder.
@@ -53,6 +60,9 @@ def train(
     save_every
         Seconds between checkpoints, at least 0: after every step. A training that is killed goes on
         from the last one; no result depends on them.
+    device
+        ``"cpu"``, ``"cuda"``, or ``"auto"``: CUDA where torch finds such a device. A training may go on on
+        another device than it began on.
     console
         Where progress is shown; by default standard error.
 
@@ -69,20 +79,21 @@ def train(
     Notes
     -----
     With ``epochs`` a resumed training ends with the very bits of an uninterrupted one, on the same
-    machine with the same number of threads. With ``minutes`` the schedule follows the clock, and no
-    two runs are alike.
+    machine with the same number of threads, on the CPU; CUDA adds in no fixed order. With ``minutes`` the
+    schedule follows the clock, and no two runs are alike.
     """
     if not (isfinite(save_every) and save_every >= 0):
         raise GlassgateError(f"--save-every: must be at least 0, got {save_every}")
-    with joined() as ranks:
+    place = choose_device(device)
+    with computing(place), joined(place) as ranks:
+        how = (save_every, console or Console(stderr=True), ranks, place)
         if ranks.rank == 0:
-            console = console or Console(stderr=True)
-            return _first(texts, out, options, valid, test, resume, given or {}, save_every, console, ranks)
+            return _first(texts, out, options, valid, test, resume, given or {}, how)
         if not ranks.first(0):
             return Outcome(True, {})
         options, split = _stored_options(out / WORK / "options.json", {}, ())
         corpus = open_tokens(Vocabulary.load(out / files.TOKENIZER), split["eos"], out / WORK, split["split"])
-        return _run(out, options, corpus, Console(quiet=True), save_every, ranks)
+        return _run(out, options, corpus, (save_every, Console(quiet=True), ranks, place))
 
 
 def _first(
@@ -93,11 +104,10 @@ def _first(
     test: Sequence[Path],
     resume: bool,
     given: dict[str, Any],
-    save_every: float,
-    console: Console,
-    ranks: Ranks,
+    how: How,
 ) -> Outcome:
     """Prepare the text, tell the other processes that it is there, and train."""
+    _, console, ranks, _ = how
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     work = out / WORK
     stored = work / "options.json"
@@ -123,21 +133,19 @@ def _first(
         corpus = _prepare(texts, valid, test, options, out, made, console)
     ranks.first(True)
     try:
-        return _run(out, options, corpus, console, save_every, ranks)
+        return _run(out, options, corpus, how)
     except GlassgateError:
         if not (work / CHECKPOINT).exists() and not (out / files.WEIGHTS).exists():
             _withdraw(out, made)
         raise
 
 
-def _run(
-    out: Path, options: TrainOptions, corpus: Corpus, console: Console, save_every: float, ranks: Ranks
-) -> Outcome:
+def _run(out: Path, options: TrainOptions, corpus: Corpus, how: How) -> Outcome:
+    save_every, console, ranks, device = how
     threads = torch.get_num_threads()
     torch.set_num_threads(options.threads or threads)
     try:
-        with torch.random.fork_rng(devices=[]):
-            return Trainer(out, options, corpus, console, save_every, ranks).run()
+        return Trainer(out, options, corpus, console, save_every, ranks, device).run()
     finally:
         torch.set_num_threads(threads)
 
@@ -158,7 +166,19 @@ def _prepare(
         console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     try:
-        corpus = prepare(texts, valid, test, options.text, work, report)
+        with ExitStack() as shown:
+            display: list[ProgressDisplay] = []
+
+            def progress(share: float, text: str) -> None:
+                if not display and time.monotonic() - started > SOON:
+                    display.append(shown.enter_context(ProgressDisplay(console, "tokenising")))
+                if display:
+                    display[0].update(share, text)
+
+            started = time.monotonic()
+            corpus = prepare(
+                texts, valid, test, options.text, work, report, processes=options.threads, progress=progress
+            )
         Plan.make(options, corpus)
         corpus.vocabulary.save(out / files.TOKENIZER)
         names = [str(path.resolve()) for path in (*texts, *valid, *test)]

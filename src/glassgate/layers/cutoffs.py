@@ -11,7 +11,8 @@ from glassgate.errors import GlassgateError
 __all__ = ["choose_cutoffs", "rows_per_word"]
 
 CALLS = 9_000_000  # multiply-adds in the time that three products of next to no size take, 0.12 ms
-MOST_CLUSTERS = 10
+MOST_CLUSTERS = 10  # or one for so many words, if that is more:
+WORDS_A_CLUSTER = 1 << 14
 LEAST_HEAD = 500
 FINENESS = 1.04  # from one place where a cut is considered to the next
 
@@ -60,9 +61,9 @@ def choose_cutoffs(counts: npt.ArrayLike, width: int, rows: int) -> tuple[int, .
 
     The second part is what the products of a cluster cost however small they are: 0.12 ms on two cores
     that do 75 billion multiply-adds a second. The least is found exactly, by dynamic programming, among
-    cuts 4 % apart, with at most 10 clusters and 500 words in the head (or half of a vocabulary of fewer
-    than 1,000): beyond these the cost falls on, but what the model learns in a step has not been
-    measured.
+    cuts 4 % apart, with at most 10 clusters (one for each 16,384 words, if that is more) and at least 500
+    words in the head (or half of a vocabulary of fewer than 1,000): beyond these the cost falls on, but
+    what the model learns in a step has not been measured.
 
     Parameters
     ----------
@@ -109,7 +110,7 @@ def choose_cutoffs(counts: npt.ArrayLike, width: int, rows: int) -> tuple[int, .
     best[-1] = 0.0
     found: list[tuple[float, int, int]] = []
     following = []
-    for clusters in range(1, MOST_CLUSTERS + 1):
+    for clusters in range(1, max(MOST_CLUSTERS, words // WORDS_A_CLUSTER) + 1):
         through = cost + best
         following.append(through.argmin(1))
         best = through.min(1)

@@ -1,6 +1,7 @@
 """What LSTM and GRU share: layers, directions, batches of every kind, and the choice of who computes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -78,7 +79,8 @@ class Recurrent(Scanning, nn.RNNBase):
         lacks = self._without_kernel(x, dtype)
         if lacks and lengths is None and resets is None and not self._watched and self._torch_has_it():
             say_once(f"{type(self).__name__}: no kernel for {lacks}, torch's own path computes")
-            return super().forward(input, hx)
+            with self._dropped():
+                return super().forward(input, hx)
         if lacks:
             say_once(f"{type(self).__name__}: no kernel for {lacks}, plain torch operations compute, slowly")
         if packed is not None:
@@ -156,7 +158,25 @@ class Recurrent(Scanning, nn.RNNBase):
         return tuple(f"l{layer}{end}" for layer in range(self.num_layers) for end in ends)
 
     def _torch_has_it(self) -> bool:
-        return self.precision == "fp32" and not self.weight_drop
+        return self.precision == "fp32"
+
+    @contextmanager
+    def _dropped(self) -> Iterator[None]:
+        """Let torch's own path find the weights on the hidden state with some dropped."""
+        if not (self.weight_drop and self.training):
+            yield
+            return
+        names, whole = self._flat_weights_names, self._flat_weights
+        self._flat_weights = [
+            nn.functional.dropout(weight, self.weight_drop)
+            if weight is not None and name.startswith("weight_hh")
+            else weight
+            for name, weight in zip(names, whole, strict=True)
+        ]
+        try:
+            yield
+        finally:
+            self._flat_weights = whole
 
     def _autocast(self, x: Tensor) -> torch.dtype | None:
         """Return the dtype of an active autocast, else None."""

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from glassgate.errors import GlassgateError
 from glassgate.kernels import _native
 
-__all__ = ["Embedding", "RowGradient", "track", "tracked"]
+__all__ = ["Embedding", "RowGradient", "track", "tracked", "untrack"]
 
 
 class RowGradient:
@@ -157,6 +157,22 @@ def track(parameter: nn.Parameter) -> RowGradient:
 def tracked(parameter: Tensor) -> RowGradient | None:
     """Return what `track` gave the parameter, or None."""
     return getattr(parameter, "_row_gradient", None)
+
+
+def untrack(parameter: nn.Parameter) -> None:
+    """Let a matrix have a gradient like any other again.
+
+    Examples
+    --------
+    >>> embedding = Embedding(5, 2)
+    >>> _ = track(embedding.weight)
+    >>> untrack(embedding.weight)
+    >>> embedding(torch.tensor([1])).sum().backward()
+    >>> embedding.weight.grad is None
+    False
+    """
+    if tracked(parameter) is not None:
+        del parameter._row_gradient  # type: ignore[attr-defined]
 
 
 class _Lookup(torch.autograd.Function):
