@@ -158,7 +158,7 @@ def in_engine(model: Model, work: Any, **limits: int) -> Any:
         try:
             return await work(engine)
         finally:
-            await asyncio.to_thread(engine.stop)
+            await engine.stop()
 
     return asyncio.run(run())
 

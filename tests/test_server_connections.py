@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from glassgate.server import guard, protocol
+from glassgate.server import connection, connections, guard
 from glassgate.server.bodies import LARGEST_BODY
 from serving import Client, serving, write_folder
 
@@ -90,7 +90,7 @@ def test_no_http(client: Client) -> None:
 
 
 def test_slow_clients_are_cut(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.2)
     monkeypatch.setattr(guard, "BODY_SECONDS", 0.2)
     with serving(folder) as client:
         start = time.monotonic()
@@ -98,7 +98,7 @@ def test_slow_clients_are_cut(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert raw(client).startswith(b"HTTP/1.1 408 ")  # connects and says nothing
         assert raw(client, *[b"\r\n"] * 10, pause=0.05).startswith(b"HTTP/1.1 408 ")
         monkeypatch.setattr(
-            protocol, "HEAD_SECONDS", 30
+            connection, "HEAD_SECONDS", 30
         )  # the others send theirs in time, however busy it is
         reply = raw(client, POST + b"Content-Length: 100\r\n\r\n{", b" ", b" ", pause=0.05)
         assert reply.startswith(b"HTTP/1.1 408 ")
@@ -109,14 +109,14 @@ def test_slow_clients_are_cut(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_too_many_requests_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused before they are looked at; on a kept connection the next one is answered."""
-    monkeypatch.setattr(protocol, "MOST_REQUESTS", 0)
+    monkeypatch.setattr(connections, "MOST_REQUESTS", 0)
     with serving(folder) as client:
         host, _, port = client.host.rpartition(":")
         request = POST + b"Content-Length: 15\r\n\r\n" + b'{"text": "the"}'
         with socket.create_connection((host, int(port)), timeout=30) as connection:
             connection.sendall(request)
             refused = connection.recv(65536)
-            monkeypatch.setattr(protocol, "MOST_REQUESTS", 1)
+            monkeypatch.setattr(connections, "MOST_REQUESTS", 1)
             connection.sendall(request)
             answered = connection.recv(65536)
         assert refused.startswith(b"HTTP/1.1 429 ")
@@ -128,7 +128,7 @@ def test_too_many_requests_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_too_many_connections(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "MOST_CONNECTIONS", 1)
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 1)
     with serving(folder) as client:
         host, _, port = client.host.rpartition(":")
         with socket.create_connection((host, int(port))):

@@ -89,8 +89,11 @@ class Completions:
             "model": self.service.name,
         }
         if body.stream:
-            return Stream(self._events(choices, body, head))
-        parts = await asyncio.gather(*(self._whole(choice, body) for choice in choices))
+            return Stream(self._events(choices, body, head), lambda: _give_up(choices))
+        try:
+            parts = await asyncio.gather(*(self._whole(choice, body) for choice in choices))
+        finally:
+            _give_up(choices)
         entries = [entry for part in parts for entry in part.entries]
         found = [
             self._shown(choice, part, body.logprobs) for choice, part in zip(choices, parts, strict=True)
@@ -241,6 +244,13 @@ class Completions:
             }
         text = "".join(entry.text for entry in part.entries)
         return {"index": choice.index, "text": text, "logprobs": table, "finish_reason": part.finish}
+
+
+def _give_up(choices: Sequence[Choice]) -> None:
+    """Free the engine of what nobody waits for any more."""
+    for choice in choices:
+        if choice.writer is not None:
+            choice.writer.cancel()
 
 
 def _prompts(body: Completion) -> list[str | list[int]]:

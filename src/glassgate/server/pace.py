@@ -23,6 +23,8 @@ class Pace:
     ----------
     bound
         How many texts are let in; None: as many as the limit allows.
+    step
+        How many seconds a step takes now; large, as long as that is not known.
 
     Examples
     --------
@@ -38,6 +40,7 @@ class Pace:
 
     def __init__(self) -> None:
         self.bound: int | None = None
+        self.step = 1.0
         self._alone: dict[bool, float] = {}  # seconds of a step, with and without an answer
         self._now: dict[bool, float] = {}
         self._stay = 0.0
@@ -45,6 +48,7 @@ class Pace:
 
     def note(self, texts: int, answered: bool, seconds: float) -> None:
         """Take in how long a step took."""
+        self.step = seconds if self.step == 1.0 else self.step + SHARE * (seconds - self.step)
         means = self._alone if texts == 1 else self._now
         mean = means.get(answered, seconds)
         means[answered] = mean + SHARE * (seconds - mean)

@@ -71,7 +71,11 @@ class Service:
         allowed = self.model.prefixes.words(vocabulary.normalise(begun)) if begun else None
         reader = Predictor(numbers, Want(body.k, allowed), monotonic() + REQUEST_SECONDS)
         self.engine.submit([reader])
-        return Answer(as_json({"words": self.words(await reader.future)}))
+        try:
+            best = await reader.future
+        finally:
+            reader.cancel()  # where the client went away
+        return Answer(as_json({"words": self.words(best)}))
 
     async def generate(self, body: Generate) -> Stream:
         """Write on from a text, a word an event."""
@@ -79,7 +83,7 @@ class Service:
         deadline = monotonic() + REQUEST_SECONDS
         writer = Writer(numbers, body.words, body.sampling, len(self.model.vocabulary), deadline)
         self.engine.submit([writer])
-        return Stream(self._events(writer, self.model.vocabulary.cut(body.text)))
+        return Stream(self._events(writer, self.model.vocabulary.cut(body.text)), writer.cancel)
 
     async def trace(self, body: Traced) -> Answer:
         """Return every gate and state at every word of a text."""

@@ -1,0 +1,106 @@
+"""What the connections of a server have in common: the room there is, the clock, and the end."""
+
+import asyncio
+from email.utils import formatdate
+from typing import Protocol
+
+from glassgate.server.answers import RefusedError
+from glassgate.server.application import Application
+from glassgate.server.engine import Engine
+
+__all__ = ["Connections"]
+
+MOST_CONNECTIONS = 512
+MOST_REQUESTS = 64  # with a body, that are answered at the same time
+MOST_UNREAD = 128 << 20  # bytes of answers that clients leave unread; beyond, nothing more is computed
+READ = 64 << 10  # bytes that are read at once
+TICK = 0.1  # seconds between two looks at what takes too long
+
+
+class Connection(Protocol):
+    """What is asked of each."""
+
+    def check(self, now: float) -> None:
+        """End it where something takes too long."""
+
+    def finish(self) -> None:
+        """Let it answer what it has, and end."""
+
+
+class Connections:
+    """All connections of one server, in one event loop.
+
+    Parameters
+    ----------
+    application
+        That answers.
+    engine
+        That computes, and knows whether there is room.
+
+    Attributes
+    ----------
+    open
+        How many requests are being answered.
+    unread
+        How many bytes of answers clients have not taken yet.
+    buffer
+        What is read into.
+    date
+        The time, as the Date header has it.
+    busy
+        The refusal for want of room.
+    """
+
+    def __init__(self, application: Application, engine: Engine) -> None:
+        self.application = application
+        self.loop = asyncio.get_running_loop()
+        self.open = self.unread = 0
+        self.buffer = memoryview(bytearray(READ))
+        self.date = b""
+        self.busy = RefusedError(429, "the server: is busy; ask again in a second", retry_after="1").answer()
+        self._engine = engine
+        self._all: set[Connection] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._tick()
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for another request that is computed."""
+        room = min(MOST_REQUESTS, self._engine.room)
+        return self.open >= room or self._engine.load >= room or self.unread > MOST_UNREAD
+
+    def refuse(self) -> None:
+        """Take in that one was refused for want of room."""
+        self._engine.refuse()
+        self.application.metrics.count("other", 429, 0.0)
+
+    def add(self, connection: Connection) -> bool:
+        """Take in a connection; tell whether there was room for it."""
+        self._all.add(connection)
+        self._empty.clear()
+        return len(self._all) <= MOST_CONNECTIONS
+
+    def discard(self, connection: Connection) -> None:
+        """Take out a connection that has ended."""
+        self._all.discard(connection)
+        if not self._all:
+            self._empty.set()
+
+    async def finish(self, seconds: float) -> None:
+        """End: what runs may take so long."""
+        for connection in tuple(self._all):
+            connection.finish()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            pass
+        self._timer.cancel()
+
+    def _tick(self) -> None:
+        now = self.loop.time()
+        self.date = formatdate(usegmt=True).encode()
+        for connection in tuple(self._all):
+            connection.check(now)
+        self._timer = self.loop.call_later(TICK, self._tick)
