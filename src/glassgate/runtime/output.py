@@ -21,6 +21,8 @@ Best: TypeAlias = tuple[Numbers, npt.NDArray[np.float64]]
 QUIET = np.errstate(over="ignore", invalid="ignore")
 GROUP = 64  # logits of which one maximum is taken, to find the best without sorting them
 
+FEW = 16  # logits that are sorted as they are
+
 
 class Output:
     """The full and the adaptive output of a model; rows of V are used where they lie, never copied.
@@ -116,7 +118,10 @@ class Output:
         head, clusters = self._head(h)
         spans = [_span(allowed, start, start + len(V)) for start, V, _ in self.parts]
         hidden = [_inside(never, start, start + len(V)) for start, V, _ in self.parts]
-        found = [_select(row, k, 0, spans[0], hidden[0]) for row in head]
+        if spans[0] is None:
+            found = _select_rows(head, k, hidden[0])
+        else:
+            found = [_select(row, k, 0, spans[0], hidden[0]) for row in head]
         # Of each row the clusters, the most probable first: where one cannot win, no later one can.
         order = np.argsort(-clusters, axis=1, kind="stable")
         going = list(range(len(h)))
@@ -178,7 +183,7 @@ def _select(
     if span is not None:
         places, values = span, logs[span]
     else:
-        places = np.flatnonzero(logs >= _bound(logs, k))
+        places = np.flatnonzero(logs >= _bound(logs[None], k)[0])
         values = logs[places]
     order = np.argsort(-values, kind="stable")[:k]
     places, values = places[order], values[order]
@@ -188,13 +193,39 @@ def _select(
     return places + start, values
 
 
-def _bound(logs: Array, k: int) -> Any:
-    """Return a value that at least k of the logs reach, and few others do."""
-    groups = len(logs) // GROUP
-    if groups <= k:
-        return -np.inf
-    peaks = logs[: groups * GROUP].reshape(groups, GROUP).max(1)
-    return np.partition(peaks, groups - k)[groups - k]
+def _select_rows(logs: Array, k: int, never: int | None) -> list[tuple[Numbers, Array]]:
+    """Do what `_select` does for each row, in calls that all rows share: a few rows cost little more than one.
+
+    The logs themselves lose the word that may not come.
+    """
+    if never is not None:
+        logs[:, never] = -np.inf
+    rows, places = np.nonzero(logs >= _bound(logs, k)[:, None])
+    values = logs[rows, places]
+    order = np.lexsort((-values, rows))  # stable: of equals the lower number stays first
+    places, values = places[order], values[order]
+    found, start = [], 0
+    for count in np.bincount(rows, minlength=len(logs)).tolist():
+        stop = start + min(k, count)
+        numbers, own = places[start:stop], values[start:stop]
+        if never is not None and own[-1] == -np.inf:
+            numbers, own = numbers[numbers != never], own[numbers != never]
+        found.append((numbers, own))
+        start += count
+    return found
+
+
+def _bound(logs: Array, k: int) -> Array:
+    """Return for each row a value that at least k of its logs reach, and few others do."""
+    groups = logs.shape[1] // GROUP
+    if groups > k:
+        peaks = logs[:, : groups * GROUP].reshape(len(logs), groups, GROUP).max(2)
+    elif logs.shape[1] > max(k, FEW):
+        groups, peaks = logs.shape[1], logs
+    else:
+        return np.full(len(logs), -np.inf, logs.dtype)
+    bound: Array = np.partition(peaks, groups - k, axis=1)[:, groups - k]
+    return bound
 
 
 def _may_win(cluster: Any, logs: Array, k: int) -> bool:
