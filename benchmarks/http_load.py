@@ -5,7 +5,7 @@ asyncio costs a client as much for a request as it costs a server; here it is tw
 
 import select
 import socket
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -47,7 +47,7 @@ class _Connections:
         self.sockets: dict[int, socket.socket] = {}
         self.sent: dict[int, float] = {}
         self.parts: dict[int, bytes] = {}
-        self.idle: list[int] = [self.connect() for _ in range(count)]
+        self.idle = deque(self.connect() for _ in range(count))
 
     def connect(self) -> int:
         connected = socket.create_connection(("127.0.0.1", self.port))
@@ -59,7 +59,7 @@ class _Connections:
         return number
 
     def ask(self, request: bytes) -> None:
-        number = self.idle.pop()
+        number = self.idle.popleft()
         self.sent[number] = perf_counter()
         try:
             self.sockets[number].send(request)  # far smaller than the socket's buffer
@@ -84,7 +84,7 @@ class _Connections:
                 data = self.sockets[number].recv(65536)
             except OSError:
                 data = b""
-            if not data:
+            if not data or number not in self.sent:  # closed, or told that it was silent for too long
                 self.drop(number)
                 continue
             if number in self.parts:

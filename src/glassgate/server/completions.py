@@ -159,6 +159,10 @@ class Completions:
             async for token in tokens:
                 text, top = self._written(choice, self._spelling[token.number], token, body)
                 held.append(Entry(text, token.log, top))
+                if not stops:
+                    yield Part(held)
+                    held = []
+                    continue
                 kept = _until_stop(held, stops)
                 if kept is not None:
                     choice.writer.cancelled = True  # type: ignore[union-attr]

@@ -24,7 +24,7 @@ MOST_DRAINED = 1 << 20  # bytes of a body, with what frames it, that are read an
 WRITE_SECONDS = 20.0  # that a client may leave an answer unread
 STREAM_SECONDS = 60.0
 MOST_PIPELINED = 32  # requests sent before the answer to the first has come
-REFUSAL_SECONDS = 0.02
+REFUSAL_SECONDS = 0.035
 """So late a refusal for want of room goes out: who asks again at once does not take what others need."""
 
 ONCE = frozenset(

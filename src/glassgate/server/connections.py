@@ -1,6 +1,8 @@
 """What the connections of a server have in common: the room there is, the clock, and the end."""
 
 import asyncio
+import selectors
+from collections import deque
 from email.utils import formatdate
 from typing import Protocol
 
@@ -8,10 +10,11 @@ from glassgate.server.answers import RefusedError
 from glassgate.server.application import Application
 from glassgate.server.engine import Engine
 
-__all__ = ["Connections"]
+__all__ = ["Connections", "Selector"]
 
 MOST_CONNECTIONS = 512
-MOST_REQUESTS = 64  # with a body, that are answered at the same time
+MOST_REQUESTS = 64  # that are answered at the same time, or wait to be read
+SOCKETS = 8  # that are read before what was read is answered
 MOST_UNREAD = 128 << 20  # bytes of answers that clients leave unread; beyond, nothing more is computed
 READ = 64 << 10  # bytes that are read at once
 TICK = 0.1  # seconds between two looks at what takes too long
@@ -27,6 +30,27 @@ class Connection(Protocol):
         """Let it answer what it has, and end."""
 
 
+class Selector(selectors.DefaultSelector):
+    """Tells of a few sockets at a time: what those began goes on before the next hundreds are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ready: deque[tuple[selectors.SelectorKey, int]] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """How many sockets have something to be read, and were not told of yet."""
+        return len(self._ready)
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait for sockets, as the class above does, where none are left from before."""
+        if not self._ready:
+            self._ready.extend(super().select(timeout))
+        some = [self._ready.popleft() for _ in range(min(SOCKETS, len(self._ready)))]
+        known = self.get_map()  # what was changed or closed meanwhile is told of anew, or not at all
+        return [(key, events) for key, events in some if known.get(key.fd) is key]
+
+
 class Connections:
     """All connections of one server, in one event loop.
 
@@ -36,6 +60,8 @@ class Connections:
         That answers.
     engine
         That computes, and knows whether there is room.
+    selector
+        Of the event loop.
 
     Attributes
     ----------
@@ -51,7 +77,7 @@ class Connections:
         The refusal for want of room.
     """
 
-    def __init__(self, application: Application, engine: Engine) -> None:
+    def __init__(self, application: Application, engine: Engine, selector: Selector) -> None:
         self.application = application
         self.loop = asyncio.get_running_loop()
         self.open = self.unread = 0
@@ -59,6 +85,7 @@ class Connections:
         self.date = b""
         self.busy = RefusedError(429, "the server: is busy; ask again in a second", retry_after="1").answer()
         self._engine = engine
+        self._selector = selector
         self._all: set[Connection] = set()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -67,8 +94,13 @@ class Connections:
     @property
     def full(self) -> bool:
         """Whether there is no room for another request that is computed."""
-        room = min(MOST_REQUESTS, self._engine.room)
-        return self.open >= room or self._engine.load >= room or self.unread > MOST_UNREAD
+        room = self._engine.room
+        return (
+            self.open >= room
+            or self._engine.load >= room
+            or self.open + self._selector.waiting >= MOST_REQUESTS
+            or self.unread > MOST_UNREAD
+        )
 
     def refuse(self) -> None:
         """Take in that one was refused for want of room."""

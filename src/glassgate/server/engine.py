@@ -18,7 +18,7 @@ from glassgate.server.pace import Pace
 
 __all__ = ["BusyError", "Call", "Engine", "LateError", "Reader", "Want"]
 
-QUICK = 0.002  # seconds: shorter steps are made in the event loop
+QUICK = 0.005  # seconds, for which the interpreter leaves a thread alone: shorter steps need none
 TURN_SECONDS = 0.0005  # after which no further step is begun before the event loop has had its turn
 FEW = 1024  # words: rows that want at most so many are answered together, of more each by itself
 
@@ -55,8 +55,9 @@ class Reader:
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
-        self.entered = 0.0  # when it came into the batch
         self.cancelled = False
+        # For the engine: when it came, at which step its own began, and how many of them were answered.
+        self.entered, self.first, self.answers = 0.0, 0, 0
 
     def cancel(self) -> None:
         """Say that nobody wants it any more: it is dropped before its next step."""
@@ -179,6 +180,10 @@ class Engine:
             raise BusyError
         self.load += len(work)
         self._arrived += work
+        now = monotonic()
+        for one in work:
+            if isinstance(one, Reader):
+                one.entered = now
         if not self._turning and work:
             self._turning = True
             self._idle.clear()
@@ -186,7 +191,7 @@ class Engine:
 
     def refuse(self) -> None:
         """Take in that a request was refused for want of room, here or before it came here."""
-        self._pace.refuse(self.limit)
+        self._pace.refuse(self.load)
 
     def _turn(self) -> None:
         """Take in what has come, and compute for a while."""
@@ -249,7 +254,7 @@ class Engine:
             if reader.cancelled or now > reader.deadline:
                 events.append((reader, LateError(), True))
                 continue
-            reader.entered = now
+            reader.first = self.steps
             for part in self._state:
                 part[:, len(self._readers)] = 0
             self._readers.append(reader)
@@ -275,10 +280,12 @@ class Engine:
         done = []
         for row, place in enumerate(places):
             reader = self._readers[place]
+            reader.answers += 1
             ended, event = reader.take(best.get(row), logs.get(row))
             if ended:
                 done.append(place)
-                self._pace.leave(monotonic() - reader.entered)
+                quiet = self.steps - reader.first - reader.answers
+                self._pace.leave(monotonic() - reader.entered, quiet, reader.answers)
             if ended or event is not None:
                 events.append((reader, event, ended))
         for place in reversed(done):

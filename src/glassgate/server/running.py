@@ -16,7 +16,7 @@ from glassgate.server.application import Application, Handler, Route
 from glassgate.server.bodies import Completion, Edited, Generate, Predict, Traced
 from glassgate.server.completions import Completions
 from glassgate.server.connection import Connection
-from glassgate.server.connections import Connections
+from glassgate.server.connections import Connections, Selector
 from glassgate.server.engine import Engine
 from glassgate.server.guard import Guard
 from glassgate.server.metrics import Metrics
@@ -85,7 +85,9 @@ class Server:
         started
             Called with `url` when requests are answered.
         """
-        asyncio.run(self._run(started))
+        selector = Selector()
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+            runner.run(self._run(started, selector))
 
     def stop(self) -> None:
         """Let `run` come to its end; from any thread."""
@@ -93,10 +95,10 @@ class Server:
         with suppress(RuntimeError):  # it has come there already
             self._loop.call_soon_threadsafe(self._ending.set)
 
-    async def _run(self, started: Callable[[str], None] | None) -> None:
+    async def _run(self, started: Callable[[str], None] | None, selector: Selector) -> None:
         loop = asyncio.get_running_loop()
         self._loop = loop
-        shared = Connections(self.application, self.engine)
+        shared = Connections(self.application, self.engine, selector)
         self.engine.start()
         listening = await loop.create_server(lambda: Connection(shared), sock=self._socket, backlog=1024)
         with _signals(loop, self._ending.set):
