@@ -24,9 +24,6 @@ MOST_DRAINED = 1 << 20  # bytes of a body, with what frames it, that are read an
 WRITE_SECONDS = 20.0  # that a client may leave an answer unread
 STREAM_SECONDS = 60.0
 MOST_PIPELINED = 32  # requests sent before the answer to the first has come
-REFUSAL_SECONDS = 0.035
-"""So late a refusal for want of room goes out: who asks again at once does not take what others need."""
-
 ONCE = frozenset(
     (b"host", b"origin", b"authorization", b"content-type", b"content-encoding", b"sec-fetch-site")
 )
@@ -74,7 +71,7 @@ class Connection(asyncio.BufferedProtocol):
         self._now: Exchange | None = None  # whose body is coming
         self._queue: deque[Exchange] = deque()  # complete requests that wait for the answers before them
         self._task: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None  # of a refusal
+        self._delayed: Exchange | None = None  # a refusal that is not out yet
         self._deaf = False  # whether nothing more is read
         self._waiting = False  # whether reading is paused until answers are out
         self._unread = 0  # bytes that wait for a client that does not read
@@ -98,8 +95,7 @@ class Connection(asyncio.BufferedProtocol):
         self._read_up()
         if self._task is not None:
             self._task.cancel()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._delayed = None
         self.shared.discard(self)
 
     def check(self, now: float) -> None:
@@ -126,7 +122,7 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def _answering(self) -> bool:
-        return bool(self._task or self._timer or self._queue)
+        return bool(self._task or self._delayed or self._queue)
 
     # What comes
 
@@ -267,7 +263,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _next(self) -> None:
         """Answer the next request, if there is one and nothing is in its way."""
-        if self._task or self._timer or self._unread or self._transport.is_closing():
+        if self._task or self._delayed or self._unread or self._transport.is_closing():
             return
         if not self._queue:
             if self._waiting:
@@ -286,8 +282,15 @@ class Connection(asyncio.BufferedProtocol):
             self.shared.open += 1
             self._task = self.shared.loop.create_task(self._answer(exchange))
         elif exchange.busy:
-            self._timer = self.shared.loop.call_later(REFUSAL_SECONDS, self._refuse, exchange)
+            self._delayed = exchange
+            self.shared.delay(self)
         else:
+            self._refuse(exchange)
+
+    def refuse_now(self) -> None:
+        """Send the refusal that was delayed."""
+        exchange, self._delayed = self._delayed, None
+        if exchange is not None and not self._transport.is_closing():
             self._refuse(exchange)
 
     def _refuse_busy(self, exchange: Exchange) -> None:
@@ -296,7 +299,6 @@ class Connection(asyncio.BufferedProtocol):
 
     def _refuse(self, exchange: Exchange) -> None:
         """Send a refusal that needs no task."""
-        self._timer = None
         assert exchange.refusal is not None
         if not exchange.busy:
             self.shared.application.count(exchange.request, exchange.refusal.status)
@@ -320,6 +322,9 @@ class Connection(asyncio.BufferedProtocol):
     def _send(self, exchange: Exchange, answer: Answer) -> None:
         """Send a whole answer in one piece: head and body apart would be two packets."""
         ends = self._ends(exchange)
+        if exchange.busy and not ends:
+            self._transport.write(self.shared.busy_bytes)
+            return
         head = head_bytes(answer, self.shared.date, ends)
         self._transport.write(head if exchange.request.method == "HEAD" else head + answer.body)
         if ends and exchange.refusal is not None:  # closed at once, what still comes would undo the answer

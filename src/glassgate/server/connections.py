@@ -6,17 +6,21 @@ from collections import deque
 from email.utils import formatdate
 from typing import Protocol
 
-from glassgate.server.answers import RefusedError
+from glassgate.server.answers import RefusedError, head_bytes
 from glassgate.server.application import Application
 from glassgate.server.engine import Engine
 
 __all__ = ["Connections", "Selector"]
 
 MOST_CONNECTIONS = 512
-MOST_REQUESTS = 64  # that are answered at the same time, or wait to be read
+MOST_REQUESTS = 48  # that are answered at the same time, or wait to be read
+ROUNDS = 4
 SOCKETS = 8  # that are read before what was read is answered
 MOST_UNREAD = 128 << 20  # bytes of answers that clients leave unread; beyond, nothing more is computed
 READ = 64 << 10  # bytes that are read at once
+REFUSAL_SECONDS = 0.035
+"""So late a refusal for want of room goes out: who asks again at once does not take what others need."""
+GRAIN = 0.002  # seconds by which it may be sent earlier, with others
 TICK = 0.1  # seconds between two looks at what takes too long
 
 
@@ -29,13 +33,21 @@ class Connection(Protocol):
     def finish(self) -> None:
         """Let it answer what it has, and end."""
 
+    def refuse_now(self) -> None:
+        """Send a refusal that was delayed."""
+
 
 class Selector(selectors.DefaultSelector):
-    """Tells of a few sockets at a time: what those began goes on before the next hundreds are read."""
+    """Tells of a few sockets at a time: what those began comes to its end before the next are read.
+
+    A request goes through the event loop three times after it was read: it is looked at, computed, answered.
+    So, while there is something to do, sockets are told of every fourth time alone.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._ready: deque[tuple[selectors.SelectorKey, int]] = deque()
+        self._rounds = 0  # since sockets were told of
 
     @property
     def waiting(self) -> int:
@@ -44,6 +56,10 @@ class Selector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for sockets, as the class above does, where none are left from before."""
+        self._rounds += 1
+        if timeout == 0 and self._rounds < ROUNDS:
+            return []
+        self._rounds = 0
         if not self._ready:
             self._ready.extend(super().select(timeout))
         some = [self._ready.popleft() for _ in range(min(SOCKETS, len(self._ready)))]
@@ -73,8 +89,8 @@ class Connections:
         What is read into.
     date
         The time, as the Date header has it.
-    busy
-        The refusal for want of room.
+    busy, busy_bytes
+        The refusal for want of room, and all of it on a connection that goes on.
     """
 
     def __init__(self, application: Application, engine: Engine, selector: Selector) -> None:
@@ -84,6 +100,8 @@ class Connections:
         self.buffer = memoryview(bytearray(READ))
         self.date = b""
         self.busy = RefusedError(429, "the server: is busy; ask again in a second", retry_after="1").answer()
+        self.busy_bytes = b""
+        self._delayed: deque[tuple[float, Connection]] = deque()
         self._engine = engine
         self._selector = selector
         self._all: set[Connection] = set()
@@ -106,6 +124,24 @@ class Connections:
         """Take in that one was refused for want of room."""
         self._engine.refuse()
         self.application.metrics.count("other", 429, 0.0)
+
+    def delay(self, connection: Connection) -> None:
+        """Let a connection send its refusal somewhat later: one timer for all, in their order."""
+        due = self.loop.time() + REFUSAL_SECONDS
+        self._delayed.append((due, connection))
+        if len(self._delayed) == 1:
+            self.loop.call_at(due, self._send_delayed)
+
+    def _send_delayed(self) -> None:
+        now, delayed = self.loop.time() + GRAIN, self._delayed
+        for _ in range(SOCKETS):
+            if delayed[0][0] > now:
+                break
+            delayed[0][1].refuse_now()
+            delayed.popleft()
+            if not delayed:
+                return
+        self.loop.call_at(delayed[0][0], self._send_delayed)
 
     def add(self, connection: Connection) -> bool:
         """Take in a connection; tell whether there was room for it."""
@@ -133,6 +169,7 @@ class Connections:
     def _tick(self) -> None:
         now = self.loop.time()
         self.date = formatdate(usegmt=True).encode()
+        self.busy_bytes = head_bytes(self.busy, self.date, ends=False) + self.busy.body
         for connection in tuple(self._all):
             connection.check(now)
         self._timer = self.loop.call_later(TICK, self._tick)

@@ -4,8 +4,8 @@ from time import monotonic
 
 __all__ = ["Pace"]
 
-SLOWER = 1.6  # how much slower than alone those who are in may become
-EASY = 1.3  # below that one more is let in
+SLOWER = 1.75  # how much slower than alone those who are in may become
+EASY = 1.4  # below that one more is let in
 TURN = 0.1  # seconds between two changes
 CALM = 1.0  # seconds without a refusal after which bursts are let in again
 SHARE = 0.05  # of a new value in a running mean
@@ -16,7 +16,7 @@ class Pace:
     """Lets bursts in, up to the limit; where they do not end, only as much as slows each down a little.
 
     Each refusal is a sign that the bound is reached. While signs come, the bound is changed every 0.1 s so
-    that texts stay at most 1.6 times as long as one text alone would, waiting included; from a second after
+    that texts stay at most 1.75 times as long as one text alone would, waiting included; from a second after
     the last sign on it doubles until it is the limit again.
 
     A text's time alone is told from its steps: what a step takes alone, with an answer and without, is known
@@ -79,19 +79,24 @@ class Pace:
     def refuse(self, load: int, now: float | None = None) -> None:
         """Take in that one was refused while so many were in."""
         self._refused = now = monotonic() if now is None else now
-        if now - self._changed <= TURN:
-            return
-        self._changed = now
         slower = self._slower
+        if now - self._changed <= TURN or not slower:
+            return
         bound = load if self.bound is None else self.bound
         if slower > SLOWER:
             self.bound = max(1, int(bound * EASY / slower))
         elif self.bound is not None and slower < EASY:
             self.bound += 1
+        if self.bound != bound:  # what was seen before says nothing of now
+            self._changed, self._stay = now, None
+            self._now.clear()
 
     @property
     def _slower(self) -> float:
-        """How many times as long as alone texts stay, or steps take: texts tell late, but of all waiting."""
+        """How many times as long as alone texts stay, or steps take: texts tell late, but of all waiting.
+
+        0, as long as neither is known.
+        """
         slower = (self._stay or 0.0) / USUAL
         if self.bound != 1:  # else there are no steps of several
             pairs = [(self._now.get(kind), self._alone.get(kind)) for kind in (False, True)]
