@@ -4,6 +4,7 @@ import asyncio
 import selectors
 from collections import deque
 from email.utils import formatdate
+from time import perf_counter
 from typing import Protocol
 
 from glassgate.server.answers import RefusedError, head_bytes
@@ -14,7 +15,7 @@ __all__ = ["Connections", "Selector"]
 
 MOST_CONNECTIONS = 512
 MOST_REQUESTS = 48  # that are answered at the same time, or wait to be read
-ROUNDS = 4
+ROUNDS, ROUNDS_SECONDS = 4, 0.001
 SOCKETS = 8  # that are read before what was read is answered
 MOST_UNREAD = 128 << 20  # bytes of answers that clients leave unread; beyond, nothing more is computed
 READ = 64 << 10  # bytes that are read at once
@@ -41,13 +42,14 @@ class Selector(selectors.DefaultSelector):
     """Tells of a few sockets at a time: what those began comes to its end before the next are read.
 
     A request goes through the event loop three times after it was read: it is looked at, computed, answered.
-    So, while there is something to do, sockets are told of every fourth time alone.
+    So, while there is something to do, sockets are told of every fourth time alone, if that takes no longer
+    than a millisecond.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._ready: deque[tuple[selectors.SelectorKey, int]] = deque()
-        self._rounds = 0  # since sockets were told of
+        self._rounds, self._told = 0, 0.0  # how many, and when, since sockets were told of
 
     @property
     def waiting(self) -> int:
@@ -57,9 +59,9 @@ class Selector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for sockets, as the class above does, where none are left from before."""
         self._rounds += 1
-        if timeout == 0 and self._rounds < ROUNDS:
+        if timeout == 0 and self._rounds < ROUNDS and perf_counter() - self._told < ROUNDS_SECONDS:
             return []
-        self._rounds = 0
+        self._rounds, self._told = 0, perf_counter()
         if not self._ready:
             self._ready.extend(super().select(timeout))
         some = [self._ready.popleft() for _ in range(min(SOCKETS, len(self._ready)))]
@@ -116,7 +118,7 @@ class Connections:
         return (
             self.open >= room
             or self._engine.load >= room
-            or self.open + self._selector.waiting >= MOST_REQUESTS
+            or self.open + self._selector.waiting >= min(MOST_REQUESTS, SOCKETS * room)
             or self.unread > MOST_UNREAD
         )
 

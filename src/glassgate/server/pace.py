@@ -4,19 +4,19 @@ from time import monotonic
 
 __all__ = ["Pace"]
 
-SLOWER = 1.75  # how much slower than alone those who are in may become
-EASY = 1.4  # below that one more is let in
+SLOWER = 1.6  # how much slower than alone those who are in may become
+EASY = 1.3  # below that one more is let in
 TURN = 0.1  # seconds between two changes
 CALM = 1.0  # seconds without a refusal after which bursts are let in again
 SHARE = 0.05  # of a new value in a running mean
-USUAL = 1.25  # how many times as long as its steps a text alone stays: it is handed over twice
+USUAL = 1.1  # how many times as long as its steps a text alone stays: it is handed over twice
 
 
 class Pace:
     """Lets bursts in, up to the limit; where they do not end, only as much as slows each down a little.
 
     Each refusal is a sign that the bound is reached. While signs come, the bound is changed every 0.1 s so
-    that texts stay at most 1.75 times as long as one text alone would, waiting included; from a second after
+    that texts stay at most 1.6 times as long as one text alone would, waiting included; from a second after
     the last sign on it doubles until it is the limit again.
 
     A text's time alone is told from its steps: what a step takes alone, with an answer and without, is known
