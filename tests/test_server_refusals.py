@@ -197,6 +197,11 @@ REQUESTS: list[tuple[str, str, dict[str, str], int, str]] = [
     ("GET", "/health", {"Host": "192.168.1.5"}, 421, "the Host header: '192.168.1.5' is not a name of this"),
     ("GET", "/health", {"Host": "localhost.evil.example"}, 421, "the Host header: 'localhost.evil.example'"),
     ("GET", "/health", {"Host": "[::1"}, 421, "the Host header: '[:"),
+    ("GET", "/health", {"Host": "[::1]evil"}, 421, "the Host header: '[::1]evil' is not a name of this"),
+    ("GET", "/health", {"Host": "localhost."}, 421, "the Host header: 'localhost.' is not a name of this"),
+    ("GET", "/health", {"Host": "localhost@evil"}, 421, "the Host header: 'localhost@evil' is not a name"),
+    ("GET", "/health", {"Host": "localhost:evil"}, 421, "the Host header: 'localhost:evil' is not a name"),
+    ("GET", "/health", {"Host": "localhost:80:80"}, 421, "the Host header: 'localhost:80' is not a name"),
     ("GET", "/", {"Host": ""}, 421, "the Host header: '' is not a name of this server"),
     (
         "POST",

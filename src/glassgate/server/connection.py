@@ -353,7 +353,7 @@ class Connection(asyncio.BufferedProtocol):
             stream.cancel()
             await stream.events.aclose()
         write(end_of_stream(chunked))
-        if ends:
+        if ends or self._ends(exchange):  # the server's end may have come meanwhile
             self._transport.close()
 
     def _ends(self, exchange: Exchange) -> bool:

@@ -19,7 +19,7 @@ ROUNDS, ROUNDS_SECONDS = 4, 0.001
 SOCKETS = 8  # that are read before what was read is answered
 MOST_UNREAD = 128 << 20  # bytes of answers that clients leave unread; beyond, nothing more is computed
 READ = 64 << 10  # bytes that are read at once
-REFUSAL_SECONDS = 0.035
+REFUSAL_SECONDS = 0.025
 """So late a refusal for want of room goes out: who asks again at once does not take what others need."""
 GRAIN = 0.002  # seconds by which it may be sent earlier, with others
 TICK = 0.1  # seconds between two looks at what takes too long

@@ -70,7 +70,11 @@ class Guard:
     def check_site(self, headers: Mapping[bytes, bytes], method: str) -> None:
         """Refuse another site's name as Host, and another site's page as Origin."""
         host = headers.get(b"host", b"").decode("latin-1").lower()
-        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+        name, colon, port = host.rpartition(":")
+        if host.endswith("]") or not colon:
+            name, port = host, "80"
+        if not port.isdecimal():
+            raise RefusedError(421, f"the Host header: {host[:60]!r} is not a name of this server")
         if name not in self._names and not (self._any_address and _is_address(name)):
             raise RefusedError(421, f"the Host header: {name[:60]!r} is not a name of this server")
         origin = headers.get(b"origin")
