@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 from base64 import b64decode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from glassgate.errors import GlassgateError
 from glassgate.folder.counting import count_folder
 from glassgate.runtime import Model
 from glassgate.runtime.sampling import Sampling
+from glassgate.server import engine
 from glassgate.server.engine import BusyError, Call, Engine, LateError, Want
 from glassgate.server.readers import Predictor, Writer
 from serving import Client, serving, write_folder
@@ -163,8 +165,12 @@ def in_engine(model: Model, work: Any, **limits: int) -> Any:
     return asyncio.run(run())
 
 
-def test_a_batch_is_one_kernel_step_a_word(model: Model) -> None:
+@pytest.mark.parametrize("quick", [0.0, 10.0])
+def test_a_batch_is_one_kernel_step_a_word(
+    model: Model, quick: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Texts of 1 to 20 words and their continuations, joining and leaving the batch at different steps."""
+    monkeypatch.setattr(engine, "QUICK", quick)  # all steps in a thread; or in the event loop, but the first
     lengths = list(range(1, 21))
 
     async def work(engine: Engine) -> Any:
@@ -178,7 +184,16 @@ def test_a_batch_is_one_kernel_step_a_word(model: Model) -> None:
         written = [[token.number async for token in writer.tokens()] for writer in writers]
         return best, written, engine.steps, engine.words, engine.load
 
+    threads: set[int] = set()
+    step = model.network.step
+
+    def noting(*arguments: Any) -> None:
+        threads.add(threading.get_ident())
+        step(*arguments)
+
+    monkeypatch.setattr(model.network, "step", noting)
     best, written, steps, words, load = in_engine(model, work)
+    assert (threading.get_ident() in threads) == (quick > 0)
     assert steps == max(lengths) + 3  # the last word drawn is not read
     assert words == sum(lengths) + sum(size + 3 for size in lengths)
     assert load == 0

@@ -117,11 +117,14 @@ def test_echo_and_logprobs_are_the_runtimes_scores(api: openai.OpenAI, model: Mo
             read += " " + word
 
 
-def test_word_numbers_that_begin_with_eos_are_read_as_they_stand(api: openai.OpenAI, model: Model) -> None:
+@pytest.mark.parametrize("spelled", [False, True])
+def test_a_prompt_that_begins_with_eos_is_read_as_it_stands(
+    api: openai.OpenAI, model: Model, spelled: bool
+) -> None:
     """As lm-evaluation-harness scores a whole text: <eos> before it, which has no score itself."""
     eos = model.vocabulary.eos
     assert eos is not None
-    prompt = [eos, *model.numbers("the gate opens")]
+    prompt = "<eos> the gate opens" if spelled else [eos, *model.numbers("the gate opens")]
     (choice,) = api.completions.create(
         model="drawn", prompt=prompt, max_tokens=1, temperature=0, echo=True, logprobs=1
     ).choices

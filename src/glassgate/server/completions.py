@@ -132,14 +132,16 @@ class Completions:
 
     def _prompt(self, prompt: str | list[int]) -> tuple[Sequence[str], list[int]]:
         """Return a prompt's words and the numbers that are read for them."""
+        vocabulary = self.service.model.vocabulary
         if isinstance(prompt, str):
-            words = self.service.model.vocabulary.cut(prompt)
-            return words, self.service.numbers(prompt)
-        if max(prompt) >= len(self._spelling):
+            words = vocabulary.cut(prompt)
+            numbers = self.service.model.numbers(prompt, unknown=True)
+        elif max(prompt) < len(self._spelling):
+            words, numbers = [self._spelling[number] for number in prompt], prompt
+        else:
             raise BodyError(f"prompt: word numbers must be below {len(self._spelling)}, got {max(prompt)}")
-        begun = prompt[0] == self.service.model.vocabulary.eos  # as evaluation programs begin: once is enough
-        words = [self._spelling[number] for number in prompt]
-        return words, prompt if begun else self.service.begun(prompt)
+        begun = bool(numbers) and numbers[0] == vocabulary.eos  # as evaluation programs begin: once is enough
+        return words, numbers if begun else self.service.begun(numbers)
 
     async def _parts(self, choice: Choice, body: Completion) -> AsyncGenerator[Part, None]:
         """Yield what is written; text that may be the beginning of a stop waits until it is known."""
