@@ -113,13 +113,16 @@ class Connections:
 
     @property
     def full(self) -> bool:
-        """Whether there is no room for another request that is computed."""
-        room = self._engine.room
+        """Whether there is no room for another request that is computed.
+
+        Those that wait to be read are counted, too, unless nothing is being answered: one always is.
+        """
+        room = min(MOST_REQUESTS, self._engine.room)
         return (
             self.open >= room
             or self._engine.load >= room
-            or self.open + self._selector.waiting >= min(MOST_REQUESTS, SOCKETS * room)
             or self.unread > MOST_UNREAD
+            or (self.open > 0 and self.open + self._selector.waiting >= min(MOST_REQUESTS, SOCKETS * room))
         )
 
     def refuse(self) -> None:

@@ -1,6 +1,7 @@
 """The server as a process: socket, signals, start and end."""
 
 import asyncio
+import gc
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -101,13 +102,24 @@ class Server:
         shared = Connections(self.application, self.engine, selector)
         self.engine.start()
         listening = await loop.create_server(lambda: Connection(shared), sock=self._socket, backlog=1024)
-        with _signals(loop, self._ending.set):
+        with _signals(loop, self._ending.set), _settled():
             if started is not None:
                 started(self.url)
             await self._ending.wait()
         listening.close()
         await shared.finish(SHUTDOWN_SECONDS)
         await self.engine.stop()
+
+
+@contextmanager
+def _settled() -> Iterator[None]:
+    """Keep the collector from going through the model and the libraries while requests are answered."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager
