@@ -93,7 +93,7 @@ def run_peer(folder: Path, pipe: Connection) -> None:
         await startup(sockets)
         pipe.send(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}")
 
-    server.startup = started  # type: ignore[method-assign]
+    server.startup = started  # type: ignore[method-assign, unused-ignore]
     server.run()
 
 
@@ -357,8 +357,8 @@ def main() -> None:
     machine()
     if given.only in (None, "compare"):
         print("Predictions beside FastAPI + torch, in turns")
-        if find_spec("fastapi") is None:
-            print("  skipped: fastapi is not installed")
+        if find_spec("fastapi") is None or find_spec("uvicorn") is None:
+            print("  skipped: fastapi and uvicorn are not both installed")
         else:
             compare(folder, 3 if given.full else 1, 3 if given.full else 2)
     if given.only in (None, "overload"):

@@ -1,6 +1,7 @@
 """What a client may do with a connection: say too much, too slowly, or nothing; and how the server ends."""
 
 import re
+import selectors
 import socket
 import time
 from collections.abc import Iterator
@@ -286,3 +287,24 @@ def test_what_runs_is_finished_at_the_end(folder: Path, monkeypatch: pytest.Monk
                 received += part
         assert received.count(b"\ndata: ") == 513
         assert b"data: [DONE]" in received
+
+
+def test_a_few_sockets_are_told_of_at_a_time() -> None:
+    """Each once, in turns; one that was closed or is no longer read meanwhile is not told of."""
+    pairs = [socket.socketpair() for _ in range(20)]
+    with connections.Selector() as selector:
+        for number, (one, other) in enumerate(pairs):
+            selector.register(one, selectors.EVENT_READ, number)
+            other.send(b"1")
+        told = [key.data for key, _ in selector.select(1.0)]
+        assert len(told) == connections.SOCKETS
+        assert selector.waiting == 20 - len(told)
+        closed, unread = sorted(set(range(20)) - set(told))[:2]
+        selector.unregister(pairs[closed][0])
+        selector.modify(pairs[unread][0], selectors.EVENT_WRITE, unread)
+        while selector.waiting:
+            told += [key.data for key, _ in selector.select(1.0)]
+        assert sorted(told) == sorted(set(range(20)) - {closed, unread})
+    for pair in pairs:
+        for end in pair:
+            end.close()

@@ -194,7 +194,7 @@ def _select(
 
 
 def _select_rows(logs: Array, k: int, never: int | None) -> list[tuple[Numbers, Array]]:
-    """Do what `_select` does for each row, in calls that all rows share: a few rows cost little more than one.
+    """Do what `_select` does for each row, in calls that the rows share: a few cost little more than one.
 
     The logs themselves lose the word that may not come.
     """
