@@ -28,7 +28,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from http_load import closed, opened
+from http_load import Load, closed, opened
 
 CONNECTIONS = (1, 8, 32)
 TEXT = "warm bread for the"
@@ -265,6 +265,13 @@ def compare(folder: Path, seconds: float, rounds: int) -> None:
             print(f"          requests/s at 1 connection: {listed}; most of it is waiting for one another")
 
 
+def watched(port: int, pid: int, request: bytes, rate: float, seconds: float) -> tuple[Load, list[float]]:
+    """Offer a load, and note the server's memory every second."""
+    held: list[float] = []
+    load = opened(port, request, rate, seconds, each_second=lambda: held.append(memory(pid)))
+    return load, held
+
+
 def overload(folder: Path, seconds: float) -> None:
     """Find the capacity, then offer ten times as much, at a fixed rate, whatever becomes of it."""
     for path, body in (
@@ -276,15 +283,8 @@ def overload(folder: Path, seconds: float) -> None:
             closed(port, request, 1, 0.5)
             alone = closed(port, request, 1, 3.0)
             full = closed(port, request, 32, 3.0)
-            held: list[float] = []
             before, own = cpu_seconds(pid), process_time()
-            load = opened(
-                port,
-                request,
-                10 * full.rate,
-                seconds,
-                each_second=lambda held=held, pid=pid: held.append(memory(pid)),
-            )
+            load, held = watched(port, pid, request, 10 * full.rate, seconds)
             busy, own = (cpu_seconds(pid) - before) / load.seconds, (process_time() - own) / load.seconds
             print(
                 f"  {path}: capacity {full.rate:,.0f} requests/s at 32 connections; offered"
