@@ -14,7 +14,7 @@ from glassgate.server.engine import Engine
 __all__ = ["Connections", "Selector"]
 
 MOST_CONNECTIONS = 512
-MOST_REQUESTS = 48  # that are answered at the same time, or wait to be read
+MOST_REQUESTS = 32  # that are answered at the same time, or wait to be read
 ROUNDS, ROUNDS_SECONDS = 4, 0.001
 SOCKETS = 8  # that are read before what was read is answered
 MOST_UNREAD = 128 << 20  # bytes of answers that clients leave unread; beyond, nothing more is computed
