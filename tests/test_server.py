@@ -23,6 +23,7 @@ from glassgate.runtime import Model
 from glassgate.runtime.sampling import Sampling
 from glassgate.server import engine
 from glassgate.server.engine import BusyError, Call, Engine, LateError, Want
+from glassgate.server.pace import Pace
 from glassgate.server.readers import Predictor, Writer
 from serving import Client, serving, write_folder
 
@@ -273,3 +274,27 @@ def test_serving_needs_no_torch(folder: Path) -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (ended.stdout, ended.stderr) == ("served\n", "")
+
+
+def test_the_pace_follows_how_long_texts_stay() -> None:
+    """By hand, from its rules: 1.3 / slower of what was in, one more, never none."""
+    pace = Pace()
+    pace.note(1, True, 0.001)
+    pace.note(48, True, 0.010)
+    assert pace.room(128, now=0.0) == 128
+    pace.refuse(48, now=0.0)  # steps take 10 times as long as alone
+    assert pace.room(128, now=0.0) == int(48 * 1.3 / 10) == 6
+    pace.refuse(6, now=0.2)  # nothing was seen since
+    assert pace.room(128, now=0.2) == 6
+    pace.leave(0.0033, quiet=0, answered=3)  # 1.1 times its steps: as alone
+    pace.refuse(6, now=0.25)
+    assert pace.room(128, now=0.25) == 7
+    pace.leave(0.033, quiet=0, answered=3)  # 10 times as long as alone
+    pace.refuse(7, now=0.3)  # too soon after the last change
+    assert pace.room(128, now=0.3) == 7
+    pace.refuse(7, now=0.4)
+    assert pace.room(128, now=0.4) == 1 == max(1, int(7 * 1.3 / 10))
+    pace.leave(0.033, quiet=0, answered=3)
+    pace.refuse(1, now=0.6)
+    assert pace.room(128, now=1.5) == 1
+    assert [pace.room(128, now=now) for now in (1.7, 1.85, 2.0)] == [2, 4, 8]
