@@ -328,6 +328,15 @@ def test_a_trace_beyond_bounds(client: Client, monkeypatch: pytest.MonkeyPatch) 
         assert (reply.status, reply.error) == (413, "text: its trace has 336 values: expected at most 252")
 
 
+def test_edits_that_overflow(client: Client) -> None:
+    """1e6 to the 12th is infinite in float32, and 0 times that is no number."""
+    edits = [{"gate": "forget", "set": 1e6}, {"gate": "cell", "scale": 0, "steps": [12, None]}]
+    for path in ("/trace", "/edit"):
+        reply = client.post(path, {"text": "the " * 20, "edits": edits})
+        line = "edits: make states that are no numbers: smaller values expected"
+        assert (reply.status, reply.error) == (422, line)
+
+
 def test_a_busy_server_says_so(folder: Path) -> None:
     with serving(folder) as client:
         engine = client.server.engine

@@ -17,6 +17,7 @@ from glassgate.folder.model import CARD, METRICS
 from glassgate.runtime import Model
 from glassgate.runtime.detokenise import Detokeniser
 from glassgate.runtime.output import Best
+from glassgate.runtime.traced import Traced as Seen
 from glassgate.server.answers import Answer, RefusedError, Stream, as_json
 from glassgate.server.bodies import LARGEST_BODY, LONGEST_TEXT, MOST_EDITS, Edited, Generate, Predict, Traced
 from glassgate.server.engine import Call, Engine, LateError, Want
@@ -157,19 +158,29 @@ class Service:
             traced = seen.layers[described["name"]]
             values = {name: _packed(getattr(traced, name)[:, 0]) for name in traced.names}
             layers.append({**described, "values": values})
-        return as_json({"words": seen.words, "layers": layers, "next": _pairs(seen.best(body.k))})
+        return as_json({"words": seen.words, "layers": layers, "next": _best(seen, body)})
 
     def _edit(self, body: Edited) -> bytes:
         edits = [edit.edit for edit in body.edits]
         after = self.model.trace(body.text, edits, unknown=True)
         before = self.model.trace(body.text, unknown=True) if edits else after
-        return as_json({"before": _pairs(before.best(body.k)), "after": _pairs(after.best(body.k))})
+        return as_json({"before": _best(before, body), "after": _best(after, body)})
 
 
 def _packed(values: Any) -> dict[str, Any]:
     """Pack a matrix as its shape and the base64 of its float32 numbers, little-endian, row by row."""
     numbers = np.ascontiguousarray(values, "<f4")
     return {"shape": list(numbers.shape), "float32": b64encode(numbers.tobytes()).decode()}
+
+
+def _best(seen: Seen, body: Traced) -> list[dict[str, Any]]:
+    """Return the next words; edits can make states so large that there are none."""
+    try:
+        return _pairs(seen.best(body.k))
+    except GlassgateError:
+        if not body.edits:
+            raise
+        raise GlassgateError("edits: make states that are no numbers: smaller values expected") from None
 
 
 def _pairs(words: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
