@@ -65,7 +65,7 @@ def test_a_missing_library_is_named_with_its_extra(
     monkeypatch.setattr("glassgate.cli.common.find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="2"):
         main(["serve"])
-    line = "uvicorn is not installed: pip install 'glassgate[serve]'"
+    line = "httptools is not installed: pip install 'glassgate[serve]'"
     assert capsys.readouterr().err == f"glassgate: error: {line}\n"
 
 

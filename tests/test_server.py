@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 from base64 import b64decode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,9 @@ from glassgate.errors import GlassgateError
 from glassgate.folder.counting import count_folder
 from glassgate.runtime import Model
 from glassgate.runtime.sampling import Sampling
+from glassgate.server import engine
 from glassgate.server.engine import BusyError, Call, Engine, LateError, Want
+from glassgate.server.pace import Pace
 from glassgate.server.readers import Predictor, Writer
 from serving import Client, serving, write_folder
 
@@ -158,13 +161,17 @@ def in_engine(model: Model, work: Any, **limits: int) -> Any:
         try:
             return await work(engine)
         finally:
-            await asyncio.to_thread(engine.stop)
+            await engine.stop()
 
     return asyncio.run(run())
 
 
-def test_a_batch_is_one_kernel_step_a_word(model: Model) -> None:
+@pytest.mark.parametrize("quick", [0.0, 10.0])
+def test_a_batch_is_one_kernel_step_a_word(
+    model: Model, quick: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Texts of 1 to 20 words and their continuations, joining and leaving the batch at different steps."""
+    monkeypatch.setattr(engine, "QUICK", quick)  # all steps in a thread; or in the event loop, but the first
     lengths = list(range(1, 21))
 
     async def work(engine: Engine) -> Any:
@@ -178,7 +185,16 @@ def test_a_batch_is_one_kernel_step_a_word(model: Model) -> None:
         written = [[token.number async for token in writer.tokens()] for writer in writers]
         return best, written, engine.steps, engine.words, engine.load
 
+    threads: set[int] = set()
+    step = model.network.step
+
+    def noting(*arguments: Any) -> None:
+        threads.add(threading.get_ident())
+        step(*arguments)
+
+    monkeypatch.setattr(model.network, "step", noting)
     best, written, steps, words, load = in_engine(model, work)
+    assert (threading.get_ident() in threads) == (quick > 0)
     assert steps == max(lengths) + 3  # the last word drawn is not read
     assert words == sum(lengths) + sum(size + 3 for size in lengths)
     assert load == 0
@@ -258,3 +274,27 @@ def test_serving_needs_no_torch(folder: Path) -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (ended.stdout, ended.stderr) == ("served\n", "")
+
+
+def test_the_pace_follows_how_long_texts_stay() -> None:
+    """By hand, from its rules: 1.3 / slower of what was in, one more, never none."""
+    pace = Pace()
+    pace.note(1, True, 0.001)
+    pace.note(48, True, 0.010)
+    assert pace.room(128, now=0.0) == 128
+    pace.refuse(48, now=0.0)  # steps take 10 times as long as alone
+    assert pace.room(128, now=0.0) == int(48 * 1.3 / 10) == 6
+    pace.refuse(6, now=0.2)  # nothing was seen since
+    assert pace.room(128, now=0.2) == 6
+    pace.leave(0.0033, quiet=0, answered=3)  # 1.1 times its steps: as alone
+    pace.refuse(6, now=0.25)
+    assert pace.room(128, now=0.25) == 7
+    pace.leave(0.033, quiet=0, answered=3)  # 10 times as long as alone
+    pace.refuse(7, now=0.3)  # too soon after the last change
+    assert pace.room(128, now=0.3) == 7
+    pace.refuse(7, now=0.4)
+    assert pace.room(128, now=0.4) == 1 == max(1, int(7 * 1.3 / 10))
+    pace.leave(0.033, quiet=0, answered=3)
+    pace.refuse(1, now=0.6)
+    assert pace.room(128, now=1.5) == 1
+    assert [pace.room(128, now=now) for now in (1.7, 1.85, 2.0)] == [2, 4, 8]

@@ -1,5 +1,7 @@
 """What a client may do with a connection: say too much, too slowly, or nothing; and how the server ends."""
 
+import re
+import selectors
 import socket
 import time
 from collections.abc import Iterator
@@ -8,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from glassgate.server import guard, protocol
+from glassgate.server import connection, connections, guard
 from glassgate.server.bodies import LARGEST_BODY
 from serving import Client, serving, write_folder
 
@@ -89,8 +91,134 @@ def test_no_http(client: Client) -> None:
     assert raw(client, smuggled)[:12] == b"HTTP/1.1 400"
 
 
+def statuses(received: bytes) -> list[int]:
+    return [int(found) for found in re.findall(rb"HTTP/1\.1 (\d+) ", received)]
+
+
+WHOLE = POST + b"Content-Length: 15\r\n\r\n" + b'{"text": "the"}'
+GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+NOT_READ = {
+    "two lengths": POST + b"Content-Length: 5\r\nContent-Length: 15\r\n\r\n",
+    "a length that is none": POST + b"Content-Length: +15\r\n\r\n",
+    "a length beyond 64 bits": POST + b"Content-Length: 99999999999999999999999\r\n\r\n",
+    "a coding before the chunks": POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "no chunks at the end": POST + b"Transfer-Encoding: chunked, identity\r\n\r\n",
+    "chunks in HTTP/1.0": POST.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a chunk below 0": POST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\nx",
+    "a chunk beyond 64 bits": POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"f" * 17 + b"\r\nx",
+    "lines without a return": b"GET /health HTTP/1.1\nHost: localhost\n\n",
+    "a folded header": GET + b" more\r\n\r\n",
+    "a space before the colon": GET + b"Content-Length : 3\r\n\r\nabc",
+    "two hosts": GET + b"Host: evil.example\r\n\r\n",
+    "two types": POST + b"Content-Type: text/plain\r\nContent-Length: 0\r\n\r\n",
+    "a whole address": b"GET http://localhost/health HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a tunnel": b"CONNECT localhost:1 HTTP/1.1\r\nHost: localhost\r\n\r\n" + GET + b"\r\n",
+    "an upgrade with a body": POST
+    + b"Connection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 70\r\n\r\n"
+    + GET,
+    "trailers without end": POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + (b"X: " + b"a" * 999) * 20,
+    "HTTP/0.9": b"GET /health\r\n\r\n",
+    "garbage": b"\x00garbage\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("sent", NOT_READ.values(), ids=NOT_READ)
+def test_what_two_programs_could_read_differently_is_not_read(client: Client, sent: bytes) -> None:
+    """Alone or behind another request: one 400, and nothing behind it is taken for a request."""
+    assert statuses(raw(client, sent + GET + b"\r\n")) == [400]
+    assert statuses(raw(client, WHOLE + sent + GET + b"\r\n")) == [200, 400]
+
+
+def test_what_belongs_to_no_request_changes_none(client: Client) -> None:
+    chunked = POST + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\nf;a=b\r\n" + b'{"text": "the"}'
+    assert statuses(raw(client, chunked + b"\r\n0\r\nHost: evil.example\r\n\r\n")) == [200]
+    ending = WHOLE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    assert statuses(raw(client, ending + WHOLE)) == [200]  # nothing follows the last
+    upgrade = GET + b"Connection: upgrade\r\nUpgrade: h2c\r\n\r\n"
+    assert statuses(raw(client, upgrade + WHOLE)) == [200]
+    for framed in (b"1;" + b"a" * 60_000 + b"\r\n \r\n", b"1\r\n \r\n" * 9000):  # little body, much around it
+        many = raw(client, POST + b"Transfer-Encoding: chunked\r\n\r\n", *[framed] * 25)
+        assert statuses(many) == [413]
+
+
+def test_requests_before_the_answers(client: Client) -> None:
+    """They are answered in their order; of too many at once no more are taken."""
+    asked = [b'{"text": "the", "k": %d}' % k for k in range(1, 7)]
+    requests = [POST + b"Content-Length: %d\r\n\r\n" % len(body) + body for body in asked]
+    ending = GET + b"Connection: close\r\n\r\n"
+    received = raw(client, b"".join(requests) + ending)
+    assert statuses(received) == [200] * 7
+    found = [body.count(b'"word"') for body in received.split(b"HTTP/1.1 ")[1:]]
+    assert found == [1, 2, 3, 4, 5, 6, 0]
+    byte_by_byte = [bytes([byte]) for byte in requests[2] + ending]
+    assert statuses(raw(client, *byte_by_byte)) == [200, 200]
+    assert statuses(raw(client, WHOLE * 100)) == [200] * 33 + [400]
+
+
+def test_other_forms_of_a_request(client: Client) -> None:
+    old = POST.replace(b"1.1", b"1.0").replace(b"/predict", b"/generate") + b"Content-Length: 27\r\n\r\n"
+    head, _, events = raw(client, old + b'{"text": "the", "words": 2}').partition(b"\r\n\r\n")
+    assert b"chunked" not in head  # HTTP/1.0 knows no chunks
+    assert re.fullmatch(rb"(data: \{[^\n]*\}\n\n){2}data: \[DONE\]\n\n", events)
+    expecting = POST + b"Content-Length: 15\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
+    assert statuses(raw(client, expecting, b'{"text": "the"}', pause=0.05)) == [100, 200]
+    assert statuses(raw(client, expecting.replace(b"/predict", b"/nothing"))) == [404]
+
+
+def test_a_client_that_goes_away_frees_the_engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(folder) as client:
+        engine = client.server.engine
+        step = engine.network.step
+
+        def slowly(*arguments: Any) -> None:
+            time.sleep(0.002)
+            step(*arguments)
+
+        monkeypatch.setattr(engine.network, "step", slowly)
+        host, _, port = client.host.rpartition(":")
+        for path, body in (
+            ("/generate", b'{"text": "the", "words": 512}'),
+            ("/v1/completions", b'{"prompt": "the", "max_tokens": 512, "n": 8}'),
+            ("/v1/completions", b'{"prompt": "the", "max_tokens": 512, "n": 8, "stream": true}'),
+            ("/predict", b'{"text": "' + b"the " * 4000 + b'"}'),
+        ):
+            head = POST.replace(b"/predict", path.encode()) + b"Content-Length: %d\r\n\r\n" % len(body)
+            with socket.create_connection((host, int(port)), timeout=30) as connection:
+                connection.sendall(head + body)
+                while not engine.load:
+                    time.sleep(0.001)
+                before = engine.steps
+            while engine.load:
+                time.sleep(0.001)
+            assert engine.steps - before < 400  # of 512 or 4001: it stopped long before the end
+
+
+def test_few_are_let_in_while_answers_lie_unread(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MOST_UNREAD", 1000)
+    with serving(folder) as client:
+        host, _, port = client.host.rpartition(":")
+        body = b'{"text": "' + b"the " * 4000 + b'"}'  # its trace has 2 MB
+        trace = POST.replace(b"/predict", b"/trace") + b"Content-Length: %d\r\n\r\n" % len(body) + body
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.sendall(trace * 4)
+            for _ in range(3000):
+                if client.post("/predict", {"text": "the"}).status == 429:
+                    break
+                time.sleep(0.01)
+            else:
+                raise AssertionError("never refused")
+            assert client.get("/health").status == 200
+        for _ in range(3000):
+            if client.post("/predict", {"text": "the"}).status == 200:
+                break
+            time.sleep(0.01)
+        else:
+            raise AssertionError("never let in again")
+
+
 def test_slow_clients_are_cut(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.2)
     monkeypatch.setattr(guard, "BODY_SECONDS", 0.2)
     with serving(folder) as client:
         start = time.monotonic()
@@ -98,7 +226,7 @@ def test_slow_clients_are_cut(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert raw(client).startswith(b"HTTP/1.1 408 ")  # connects and says nothing
         assert raw(client, *[b"\r\n"] * 10, pause=0.05).startswith(b"HTTP/1.1 408 ")
         monkeypatch.setattr(
-            protocol, "HEAD_SECONDS", 30
+            connection, "HEAD_SECONDS", 30
         )  # the others send theirs in time, however busy it is
         reply = raw(client, POST + b"Content-Length: 100\r\n\r\n{", b" ", b" ", pause=0.05)
         assert reply.startswith(b"HTTP/1.1 408 ")
@@ -109,14 +237,14 @@ def test_slow_clients_are_cut(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_too_many_requests_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused before they are looked at; on a kept connection the next one is answered."""
-    monkeypatch.setattr(protocol, "MOST_REQUESTS", 0)
+    monkeypatch.setattr(connections, "MOST_REQUESTS", 0)
     with serving(folder) as client:
         host, _, port = client.host.rpartition(":")
         request = POST + b"Content-Length: 15\r\n\r\n" + b'{"text": "the"}'
         with socket.create_connection((host, int(port)), timeout=30) as connection:
             connection.sendall(request)
             refused = connection.recv(65536)
-            monkeypatch.setattr(protocol, "MOST_REQUESTS", 1)
+            monkeypatch.setattr(connections, "MOST_REQUESTS", 1)
             connection.sendall(request)
             answered = connection.recv(65536)
         assert refused.startswith(b"HTTP/1.1 429 ")
@@ -128,7 +256,7 @@ def test_too_many_requests_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_too_many_connections(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "MOST_CONNECTIONS", 1)
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 1)
     with serving(folder) as client:
         host, _, port = client.host.rpartition(":")
         with socket.create_connection((host, int(port))):
@@ -159,3 +287,24 @@ def test_what_runs_is_finished_at_the_end(folder: Path, monkeypatch: pytest.Monk
                 received += part
         assert received.count(b"\ndata: ") == 513
         assert b"data: [DONE]" in received
+
+
+def test_a_few_sockets_are_told_of_at_a_time() -> None:
+    """Each once, in turns; one that was closed or is no longer read meanwhile is not told of."""
+    pairs = [socket.socketpair() for _ in range(20)]
+    with connections.Selector() as selector:
+        for number, (one, other) in enumerate(pairs):
+            selector.register(one, selectors.EVENT_READ, number)
+            other.send(b"1")
+        told = [key.data for key, _ in selector.select(1.0)]
+        assert len(told) == connections.SOCKETS
+        assert selector.waiting == 20 - len(told)
+        closed, unread = sorted(set(range(20)) - set(told))[:2]
+        selector.unregister(pairs[closed][0])
+        selector.modify(pairs[unread][0], selectors.EVENT_WRITE, unread)
+        while selector.waiting:
+            told += [key.data for key, _ in selector.select(1.0)]
+        assert sorted(told) == sorted(set(range(20)) - {closed, unread})
+    for pair in pairs:
+        for end in pair:
+            end.close()

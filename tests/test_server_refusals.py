@@ -197,6 +197,11 @@ REQUESTS: list[tuple[str, str, dict[str, str], int, str]] = [
     ("GET", "/health", {"Host": "192.168.1.5"}, 421, "the Host header: '192.168.1.5' is not a name of this"),
     ("GET", "/health", {"Host": "localhost.evil.example"}, 421, "the Host header: 'localhost.evil.example'"),
     ("GET", "/health", {"Host": "[::1"}, 421, "the Host header: '[:"),
+    ("GET", "/health", {"Host": "[::1]evil"}, 421, "the Host header: '[::1]evil' is not a name of this"),
+    ("GET", "/health", {"Host": "localhost."}, 421, "the Host header: 'localhost.' is not a name of this"),
+    ("GET", "/health", {"Host": "localhost@evil"}, 421, "the Host header: 'localhost@evil' is not a name"),
+    ("GET", "/health", {"Host": "localhost:evil"}, 421, "the Host header: 'localhost:evil' is not a name"),
+    ("GET", "/health", {"Host": "localhost:80:80"}, 421, "the Host header: 'localhost:80' is not a name"),
     ("GET", "/", {"Host": ""}, 421, "the Host header: '' is not a name of this server"),
     (
         "POST",
@@ -321,6 +326,15 @@ def test_a_trace_beyond_bounds(client: Client, monkeypatch: pytest.MonkeyPatch) 
     for path in ("/trace", "/edit"):
         reply = client.post(path, {"text": "the gate opens"})
         assert (reply.status, reply.error) == (413, "text: its trace has 336 values: expected at most 252")
+
+
+def test_edits_that_overflow(client: Client) -> None:
+    """1e6 to the 12th is infinite in float32, and 0 times that is no number."""
+    edits = [{"gate": "forget", "set": 1e6}, {"gate": "cell", "scale": 0, "steps": [12, None]}]
+    for path in ("/trace", "/edit"):
+        reply = client.post(path, {"text": "the " * 20, "edits": edits})
+        line = "edits: what follows from them goes beyond float32: expected smaller changes"
+        assert (reply.status, reply.error) == (422, line)
 
 
 def test_a_busy_server_says_so(folder: Path) -> None:

@@ -24,7 +24,7 @@ def command(
     ] = None,
 ) -> None:
     """Serve a model: type a text, see every gate, move one; or ask it over HTTP."""
-    for module in ("uvicorn", "httptools", "pydantic"):
+    for module in ("httptools", "pydantic"):
         needs(module, "serve")
     use_one_thread()
     import logging

@@ -89,8 +89,11 @@ class Completions:
             "model": self.service.name,
         }
         if body.stream:
-            return Stream(self._events(choices, body, head))
-        parts = await asyncio.gather(*(self._whole(choice, body) for choice in choices))
+            return Stream(self._events(choices, body, head), lambda: _give_up(choices))
+        try:
+            parts = await asyncio.gather(*(self._whole(choice, body) for choice in choices))
+        finally:
+            _give_up(choices)
         entries = [entry for part in parts for entry in part.entries]
         found = [
             self._shown(choice, part, body.logprobs) for choice, part in zip(choices, parts, strict=True)
@@ -129,14 +132,16 @@ class Completions:
 
     def _prompt(self, prompt: str | list[int]) -> tuple[Sequence[str], list[int]]:
         """Return a prompt's words and the numbers that are read for them."""
+        vocabulary = self.service.model.vocabulary
         if isinstance(prompt, str):
-            words = self.service.model.vocabulary.cut(prompt)
-            return words, self.service.numbers(prompt)
-        if max(prompt) >= len(self._spelling):
+            words = vocabulary.cut(prompt)
+            numbers = self.service.model.numbers(prompt, unknown=True)
+        elif max(prompt) < len(self._spelling):
+            words, numbers = [self._spelling[number] for number in prompt], prompt
+        else:
             raise BodyError(f"prompt: word numbers must be below {len(self._spelling)}, got {max(prompt)}")
-        begun = prompt[0] == self.service.model.vocabulary.eos  # as evaluation programs begin: once is enough
-        words = [self._spelling[number] for number in prompt]
-        return words, prompt if begun else self.service.begun(prompt)
+        begun = bool(numbers) and numbers[0] == vocabulary.eos  # as evaluation programs begin: once is enough
+        return words, numbers if begun else self.service.begun(numbers)
 
     async def _parts(self, choice: Choice, body: Completion) -> AsyncGenerator[Part, None]:
         """Yield what is written; text that may be the beginning of a stop waits until it is known."""
@@ -156,6 +161,10 @@ class Completions:
             async for token in tokens:
                 text, top = self._written(choice, self._spelling[token.number], token, body)
                 held.append(Entry(text, token.log, top))
+                if not stops:
+                    yield Part(held)
+                    held = []
+                    continue
                 kept = _until_stop(held, stops)
                 if kept is not None:
                     choice.writer.cancelled = True  # type: ignore[union-attr]
@@ -241,6 +250,13 @@ class Completions:
             }
         text = "".join(entry.text for entry in part.entries)
         return {"index": choice.index, "text": text, "logprobs": table, "finish_reason": part.finish}
+
+
+def _give_up(choices: Sequence[Choice]) -> None:
+    """Free the engine of what nobody waits for any more."""
+    for choice in choices:
+        if choice.writer is not None:
+            choice.writer.cancel()
 
 
 def _prompts(body: Completion) -> list[str | list[int]]:

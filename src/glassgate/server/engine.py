@@ -4,10 +4,9 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
-from threading import Thread
-from time import monotonic, perf_counter
-from typing import Any, NamedTuple, TypeAlias
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic, perf_counter, thread_time
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
@@ -19,6 +18,8 @@ from glassgate.server.pace import Pace
 
 __all__ = ["BusyError", "Call", "Engine", "LateError", "Reader", "Want"]
 
+QUICK = 0.005  # seconds, for which the interpreter leaves a thread alone: shorter steps need none
+TURN_SECONDS = 0.0005  # after which no further step is begun before the event loop has had its turn
 FEW = 1024  # words: rows that want at most so many are answered together, of more each by itself
 
 Event: TypeAlias = tuple["Reader | Call", Any, bool]
@@ -44,7 +45,7 @@ class Want(NamedTuple):
 class Reader:
     """One text that is read word by word: what it reads next, and what it wants to know after that.
 
-    The engine calls `next`, `want` and `take` in its own thread, `deliver` in that of the event loop.
+    The engine may call `next`, `want` and `take` in a thread, `deliver` in that of the event loop.
 
     Parameters
     ----------
@@ -54,8 +55,13 @@ class Reader:
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
-        self.entered = 0.0  # when it came into the batch
         self.cancelled = False
+        # For the engine: when it came, at which step its own began, and how many of them were answered.
+        self.entered, self.first, self.answers = 0.0, 0, 0
+
+    def cancel(self) -> None:
+        """Say that nobody wants it any more: it is dropped before its next step."""
+        self.cancelled = True
 
     def next(self) -> int:
         """Return the number of the word that is read next."""
@@ -103,7 +109,10 @@ class Call:
 class Engine:
     """Reads many texts together, a word of each in one kernel step; texts come and go between steps.
 
-    One thread computes. Requests come from one event loop, and results go back there.
+    It lives in one event loop and works in turns: some steps, then the loop has its own. As long as steps
+    are short, they are made in the loop itself: to wake another thread, and to wait until it hands the
+    interpreter back, would take longer than they do. Steps of a large model, nearly all of them in kernels
+    that leave the interpreter free, and calls are made in a thread.
 
     Parameters
     ----------
@@ -118,6 +127,8 @@ class Engine:
 
     Attributes
     ----------
+    load
+        How many texts and calls are in.
     steps, words
         How many kernel steps were made, and how many words were read in them.
     """
@@ -127,27 +138,33 @@ class Engine:
         self.never = never
         self.rows = rows
         self.limit = rows + waiting
-        self.load = 0  # texts and calls that are in; the event loop's thread alone counts
+        self.load = 0
         self.steps = self.words = 0
         self._pace = Pace()
-        self._inbox: SimpleQueue[Sequence[Reader | Call] | None] = SimpleQueue()
         self._state = network.initial_state(rows)
         self._readers: list[Reader] = []
         self._waiting: deque[Reader] = deque()
         self._calls: deque[Call] = deque()
-        self._stopping = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = Thread(target=self._run, name="glassgate-engine", daemon=True)
+        self._arrived: list[Reader | Call] = []  # during a turn in the thread
+        self._turning = False  # whether a turn is under way, or the next one is due
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._thread = ThreadPoolExecutor(1, "glassgate-engine")
+        self._loop = cast("asyncio.AbstractEventLoop", None)
 
     def start(self) -> None:
         """Begin to compute for the running event loop."""
         self._loop = asyncio.get_running_loop()
-        self._thread.start()
 
-    def stop(self) -> None:
-        """Finish what is in, and end the thread."""
-        self._inbox.put(None)
-        self._thread.join()
+    async def stop(self) -> None:
+        """Finish what is in."""
+        await self._idle.wait()
+        self._thread.shutdown()
+
+    @property
+    def room(self) -> int:
+        """How many texts and calls may be in."""
+        return self._pace.room(self.limit)
 
     def submit(self, work: Sequence[Reader | Call]) -> None:
         """Take in texts or calls, all or none.
@@ -158,23 +175,50 @@ class Engine:
             When there is no room for them.
         """
         wanted = self.load + len(work)  # one request may be larger than the room, where it is alone
-        if wanted > self.limit or (self.load and wanted > self._pace.room(self.limit)):
+        if wanted > self.limit or (self.load and wanted > self.room):
             self.refuse()
             raise BusyError
         self.load += len(work)
-        self._inbox.put(work)
+        self._arrived += work
+        now = monotonic()
+        for one in work:
+            if isinstance(one, Reader):
+                one.entered = now
+        if not self._turning and work:
+            self._turning = True
+            self._idle.clear()
+            self._loop.call_soon(self._turn)
 
     def refuse(self) -> None:
         """Take in that a request was refused for want of room, here or before it came here."""
-        self._pace.refuse(self.limit)
+        self._pace.refuse(self.load)
 
-    def _run(self) -> None:
-        while self._receive():
-            events: list[Event] = []
+    def _turn(self) -> None:
+        """Take in what has come, and compute for a while."""
+        for one in self._arrived:
+            if isinstance(one, Call):
+                self._calls.append(one)
+            else:
+                self._waiting.append(one)
+        self._arrived.clear()
+        if self._calls or self._pace.step > QUICK:
+            future = self._loop.run_in_executor(self._thread, self._work, thread_time)
+            future.add_done_callback(lambda done: self._deliver(done.result()))
+        else:
+            self._deliver(self._work(perf_counter))
+
+    def _work(self, clock: Callable[[], float]) -> list[Event]:
+        """Make steps until the turn is over or nothing is left; return what is to be delivered.
+
+        The clock of a thread stands still while others have the interpreter; to ask it takes longer.
+        """
+        events: list[Event] = []
+        end = perf_counter() + TURN_SECONDS
+        while True:
             try:
                 self._admit(events)
                 if self._readers:
-                    self._step(events)
+                    self._step(events, clock)
                 if self._calls:
                     self._compute(self._calls.popleft(), events)
             except Exception as error:  # whatever it is: those who wait are told, and the server goes on
@@ -182,29 +226,20 @@ class Engine:
                     logging.getLogger(__name__).exception("a step failed")
                 events += [(reader, error, True) for reader in self._readers]
                 self._readers.clear()
-            if events:
-                assert self._loop is not None
-                self._loop.call_soon_threadsafe(self._deliver, events)
+            if not (self._readers or self._waiting) or self._calls or perf_counter() > end:
+                return events
 
-    def _receive(self) -> bool:
-        """Take in what has come, waiting where nothing is under way; tell whether to go on."""
-        busy = bool(self._readers or self._waiting or self._calls)
-        while True:
-            if not busy and self._stopping:
-                return False
-            try:
-                work = self._inbox.get(block=not busy)
-            except Empty:
-                return True
-            busy = True
-            if work is None:
-                self._stopping, busy = True, bool(self._readers or self._waiting or self._calls)
-                continue
-            for one in work:
-                if isinstance(one, Call):
-                    self._calls.append(one)
-                else:
-                    self._waiting.append(one)
+    def _deliver(self, events: list[Event]) -> None:
+        """Hand on what a turn brought, and see to the next one."""
+        for one, event, ended in events:
+            self.load -= ended
+            if event is not None:
+                one.deliver(event)
+        if self.load:
+            self._loop.call_soon(self._turn)
+        else:
+            self._turning = False
+            self._idle.set()
 
     def _admit(self, events: list[Event]) -> None:
         """Drop the texts that nobody wants any more, and let in those that wait."""
@@ -219,13 +254,13 @@ class Engine:
             if reader.cancelled or now > reader.deadline:
                 events.append((reader, LateError(), True))
                 continue
-            reader.entered = now
+            reader.first = self.steps
             for part in self._state:
                 part[:, len(self._readers)] = 0
             self._readers.append(reader)
 
-    def _step(self, events: list[Event]) -> None:
-        start = perf_counter()
+    def _step(self, events: list[Event], clock: Callable[[], float]) -> None:
+        start = clock()
         readers = self._readers
         count = len(readers)
         state = tuple(part[:, :count] for part in self._state)
@@ -235,7 +270,7 @@ class Engine:
         wants = [(place, want) for place in range(count) if (want := readers[place].want()) is not None]
         if wants:
             self._answer(wants, state[0][-1], events)
-        self._pace.note(count, bool(wants), perf_counter() - start)
+        self._pace.note(count, bool(wants), clock() - start)
 
     def _answer(self, wants: Sequence[tuple[int, Want]], hidden: Array, events: list[Event]) -> None:
         """Give the readers what they want after a step, and take out those that are done."""
@@ -245,10 +280,12 @@ class Engine:
         done = []
         for row, place in enumerate(places):
             reader = self._readers[place]
+            reader.answers += 1
             ended, event = reader.take(best.get(row), logs.get(row))
             if ended:
                 done.append(place)
-                self._pace.leave(monotonic() - reader.entered)
+                quiet = self.steps - reader.first - reader.answers
+                self._pace.leave(monotonic() - reader.entered, quiet, reader.answers)
             if ended or event is not None:
                 events.append((reader, event, ended))
         for place in reversed(done):
@@ -297,9 +334,3 @@ class Engine:
             events.append((call, call.function(), True))
         except Exception as error:
             events.append((call, error, True))
-
-    def _deliver(self, events: list[Event]) -> None:
-        for one, event, ended in events:
-            self.load -= ended
-            if event is not None:
-                one.deliver(event)

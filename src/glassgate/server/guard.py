@@ -1,22 +1,18 @@
 """Who may ask, and what a request may be: checked before anything is read from it."""
 
-import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from ipaddress import ip_address
 from socket import gethostname
-from typing import Any
 
 from glassgate.errors import GlassgateError
 from glassgate.server.answers import JSON, RefusedError
 from glassgate.server.bodies import LARGEST_BODY
 
-__all__ = ["Guard", "is_loopback", "receive_body"]
+__all__ = ["BODY_SECONDS", "LARGEST_BODY", "Guard", "is_loopback", "too_large"]
 
 SHORTEST_TOKEN = 16
 BODY_SECONDS = 10.0
-DRAIN_SECONDS = 1.0
-MOST_DRAINED = 1 << 20  # bytes that are read and dropped: a client that still sends does not hear the refusal
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -74,7 +70,11 @@ class Guard:
     def check_site(self, headers: Mapping[bytes, bytes], method: str) -> None:
         """Refuse another site's name as Host, and another site's page as Origin."""
         host = headers.get(b"host", b"").decode("latin-1").lower()
-        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+        name, colon, port = host.rpartition(":")
+        if host.endswith("]") or not colon:
+            name, port = host, "80"
+        if not port.isdecimal():
+            raise RefusedError(421, f"the Host header: {host[:60]!r} is not a name of this server")
         if name not in self._names and not (self._any_address and _is_address(name)):
             raise RefusedError(421, f"the Host header: {name[:60]!r} is not a name of this server")
         origin = headers.get(b"origin")
@@ -99,6 +99,19 @@ class Guard:
                 www_authenticate="Bearer",
             )
 
+    def check_body(self, headers: Mapping[bytes, bytes]) -> None:
+        """Refuse a body that is no JSON, or says that it is too large."""
+        media = headers.get(b"content-type", b"")
+        if media != b"application/json":  # the common way to say it; there are others
+            kind, _, rest = media.decode("latin-1").lower().partition(";")
+            if kind.strip() != JSON or rest.strip() not in ("", "charset=utf-8", 'charset="utf-8"'):
+                came = media.decode("latin-1")[:60]
+                raise RefusedError(415, f"the Content-Type header: must be {JSON}, got {came!r}")
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise RefusedError(415, "the Content-Encoding header: compressed bodies are not read")
+        if int(headers.get(b"content-length", b"0")[:20]) > LARGEST_BODY:  # digits: the parser saw to that
+            raise too_large()
+
 
 def _is_address(name: str) -> bool:
     try:
@@ -108,44 +121,6 @@ def _is_address(name: str) -> bool:
     return True
 
 
-async def receive_body(
-    headers: Mapping[bytes, bytes], receive: Callable[[], Awaitable[Mapping[str, Any]]]
-) -> bytes:
-    """Read the body of a POST; it is counted while it comes.
-
-    Raises
-    ------
-    RefusedError
-        When it is no JSON, too large, late or broken off.
-    """
-    media = headers.get(b"content-type", b"").decode("latin-1").lower()
-    kind, _, rest = media.partition(";")
-    if kind.strip() != JSON or rest.strip() not in ("", "charset=utf-8", 'charset="utf-8"'):
-        raise RefusedError(415, f"the Content-Type header: must be {JSON}, got {media[:60]!r}")
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise RefusedError(415, "the Content-Encoding header: compressed bodies are not read")
-    too_large = RefusedError(413, f"the body: must be at most {LARGEST_BODY} bytes", connection="close")
-    length = headers.get(b"content-length", b"0")
-    if length.isdigit() and int(length[:20]) > MOST_DRAINED:
-        raise too_large
-    parts, size, more = [], 0, True
-    try:
-        async with asyncio.timeout(BODY_SECONDS) as deadline:
-            while more and size <= MOST_DRAINED:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise RefusedError(400, "the body: broke off")
-                part, more = message.get("body", b""), message.get("more_body", False)
-                size += len(part)
-                if size <= LARGEST_BODY:
-                    parts.append(part)
-                elif size - len(part) <= LARGEST_BODY:  # the first part too many
-                    deadline.reschedule(asyncio.get_running_loop().time() + DRAIN_SECONDS)
-    except TimeoutError:
-        if size > LARGEST_BODY:
-            raise too_large from None
-        line = f"the body: must come within {BODY_SECONDS:g} seconds"
-        raise RefusedError(408, line, connection="close") from None
-    if size > LARGEST_BODY:
-        raise too_large
-    return b"".join(parts)
+def too_large() -> RefusedError:
+    """Return the refusal of a body that is too large."""
+    return RefusedError(413, f"the body: must be at most {LARGEST_BODY} bytes")

@@ -37,10 +37,6 @@ class Metrics:
             self._seconds[path][bisect_left(BOUNDS, seconds)] += 1
             self._sums[path] += seconds
 
-    def count_refused(self) -> None:
-        """Count a request that was refused before its path was looked at."""
-        self._requests["other", 429] += 1
-
     def text(self) -> str:
         """Return all counts in Prometheus' text format."""
         engines = self._engines

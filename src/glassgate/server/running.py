@@ -1,15 +1,14 @@
 """The server as a process: socket, signals, start and end."""
 
 import asyncio
+import gc
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from signal import SIGINT, SIGTERM
-
-import uvicorn
 
 from glassgate.errors import GlassgateError
 from glassgate.runtime import load
@@ -17,11 +16,12 @@ from glassgate.server.answers import Answer, as_json
 from glassgate.server.application import Application, Handler, Route
 from glassgate.server.bodies import Completion, Edited, Generate, Predict, Traced
 from glassgate.server.completions import Completions
+from glassgate.server.connection import Connection
+from glassgate.server.connections import Connections, Selector
 from glassgate.server.engine import Engine
 from glassgate.server.guard import Guard
 from glassgate.server.metrics import Metrics
 from glassgate.server.openapi import document
-from glassgate.server.protocol import Protocol
 from glassgate.server.service import Service
 
 __all__ = ["Server"]
@@ -77,6 +77,7 @@ class Server:
         services = [_service(one, token is not None, one is not folders[-1]) for one in folders]
         engines = [service.engine for service in services]
         self.engine = engines[0]
+        self._engines = engines
         metrics = Metrics(engines)
         routes = _page()
         for service, at in zip(services, PREFIXES, strict=False):
@@ -88,26 +89,8 @@ class Server:
         self._socket = _listen(host, port)
         name = f"[{host}]" if ":" in host else host
         self.url = f"http://{name}:{self._socket.getsockname()[1]}"
-
-        def refused() -> None:
-            for engine in engines:
-                engine.refuse()
-            metrics.count_refused()
-
-        config = uvicorn.Config(
-            self.application,
-            http=type("CountingProtocol", (Protocol,), {"refused": staticmethod(refused)}),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="error",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=5,
-            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        )
-        self._server = _Uvicorn(config, engines)
+        self._ending = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def run(self, started: Callable[[str], None] | None = None) -> None:
         """Serve until the process is told to end, or `stop` is called; what runs is finished first.
@@ -117,45 +100,56 @@ class Server:
         started
             Called with `url` when requests are answered.
         """
-        self._server.announce = lambda: started(self.url) if started is not None else None
-        self._server.run([self._socket])
+        selector = Selector()
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+            runner.run(self._run(started, selector))
 
     def stop(self) -> None:
         """Let `run` come to its end; from any thread."""
-        self._server.should_exit = True
+        assert self._loop is not None, "it does not run"
+        with suppress(RuntimeError):  # it has come there already
+            self._loop.call_soon_threadsafe(self._ending.set)
 
-
-class _Uvicorn(uvicorn.Server):
-    """uvicorn's server, with the engines' life inside its own; a signal ends it without a second one."""
-
-    def __init__(self, config: uvicorn.Config, engines: Sequence[Engine]) -> None:
-        super().__init__(config)
-        self.engines = engines
-        self.announce: Callable[[], None] = lambda: None
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        for engine in self.engines:
-            engine.start()
-        await super().startup(sockets)
-        self.announce()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().shutdown(sockets)
-        await asyncio.gather(*(asyncio.to_thread(engine.stop) for engine in self.engines))
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+    async def _run(self, started: Callable[[str], None] | None, selector: Selector) -> None:
         loop = asyncio.get_running_loop()
+        self._loop = loop
+        shared = Connections(self.application, self._engines, selector)
+        for engine in self._engines:
+            engine.start()
+        listening = await loop.create_server(lambda: Connection(shared), sock=self._socket, backlog=1024)
+        with _signals(loop, self._ending.set), _settled():
+            if started is not None:
+                started(self.url)
+            await self._ending.wait()
+        listening.close()
+        await shared.finish(SHUTDOWN_SECONDS)
+        await asyncio.gather(*(engine.stop() for engine in self._engines))
+
+
+@contextmanager
+def _settled() -> Iterator[None]:
+    """Keep the collector from going through the model and the libraries while requests are answered."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@contextmanager
+def _signals(loop: asyncio.AbstractEventLoop, end: Callable[[], None]) -> Iterator[None]:
+    """Let a signal end the server; in another thread than the first there are none."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    for signal in (SIGINT, SIGTERM):
+        loop.add_signal_handler(signal, end)
+    try:
+        yield
+    finally:
         for signal in (SIGINT, SIGTERM):
-            loop.add_signal_handler(signal, self.handle_exit, signal, None)
-        try:
-            yield
-        finally:
-            for signal in (SIGINT, SIGTERM):
-                loop.remove_signal_handler(signal)
+            loop.remove_signal_handler(signal)
 
 
 def _service(folder: Path, needs_token: bool, compared: bool) -> Service:

@@ -7,8 +7,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import numpy as np
-
 from glassgate import __version__
 from glassgate.errors import GlassgateError
 from glassgate.folder.counting import count_folder
@@ -76,7 +74,11 @@ class Service:
         allowed = self.model.prefixes.words(vocabulary.normalise(begun)) if begun else None
         reader = Predictor(numbers, Want(body.k, allowed), monotonic() + REQUEST_SECONDS)
         self.engine.submit([reader])
-        return Answer(as_json({"words": self.words(await reader.future)}))
+        try:
+            best = await reader.future
+        finally:
+            reader.cancel()  # where the client went away
+        return Answer(as_json({"words": self.words(best)}))
 
     async def generate(self, body: Generate) -> Stream:
         """Write on from a text, a word an event."""
@@ -84,7 +86,7 @@ class Service:
         deadline = monotonic() + REQUEST_SECONDS
         writer = Writer(numbers, body.words, body.sampling, len(self.model.vocabulary), deadline)
         self.engine.submit([writer])
-        return Stream(self._events(writer, self.model.vocabulary.cut(body.text)))
+        return Stream(self._events(writer, self.model.vocabulary.cut(body.text)), writer.cancel)
 
     async def trace(self, body: Traced) -> Answer:
         """Return every gate and state at every word of a text."""
@@ -152,27 +154,30 @@ class Service:
             )
 
     def _trace(self, body: Traced) -> bytes:
-        seen = self._edited(body)
+        seen = self.model.trace(body.text, [edit.edit for edit in body.edits], unknown=True)
         layers = []
         for described in _layers(self.model):
             traced = seen.layers[described["name"]]
             values = {name: packed(getattr(traced, name)[:, 0]) for name in traced.names}
             layers.append({**described, "values": values})
-        return as_json({"words": seen.words, "layers": layers, "next": _pairs(seen.best(body.k))})
-
-    def _edited(self, body: Traced) -> Seen:
-        """Read a text with edits: a state that is scaled at every step soon leaves what float32 can hold."""
-        seen = self.model.trace(body.text, [edit.edit for edit in body.edits], unknown=True)
-        if body.edits and not np.isfinite(seen.features).all():
-            raise GlassgateError(
-                "edits: what follows from them goes beyond float32: expected smaller changes"
-            )
-        return seen
+        return as_json({"words": seen.words, "layers": layers, "next": _best(seen, body)})
 
     def _edit(self, body: Edited) -> bytes:
-        after = self._edited(body)
-        before = self.model.trace(body.text, unknown=True) if body.edits else after
-        return as_json({"before": _pairs(before.best(body.k)), "after": _pairs(after.best(body.k))})
+        edits = [edit.edit for edit in body.edits]
+        after = self.model.trace(body.text, edits, unknown=True)
+        before = self.model.trace(body.text, unknown=True) if edits else after
+        return as_json({"before": _best(before, body), "after": _best(after, body)})
+
+
+def _best(seen: Seen, body: Traced) -> list[dict[str, Any]]:
+    """Return the next words; a state that is scaled at every step soon leaves what float32 can hold."""
+    try:
+        return _pairs(seen.best(body.k))
+    except GlassgateError:
+        if not body.edits:
+            raise
+        line = "edits: what follows from them goes beyond float32: expected smaller changes"
+        raise GlassgateError(line) from None
 
 
 def _pairs(words: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:

@@ -1,0 +1,182 @@
+"""What the connections of a server have in common: the room there is, the clock, and the end."""
+
+import asyncio
+import selectors
+from collections import deque
+from collections.abc import Sequence
+from email.utils import formatdate
+from time import perf_counter
+from typing import Protocol
+
+from glassgate.server.answers import RefusedError, head_bytes
+from glassgate.server.application import Application
+from glassgate.server.engine import Engine
+
+__all__ = ["Connections", "Selector"]
+
+MOST_CONNECTIONS = 512
+MOST_REQUESTS = 32  # that are answered at the same time, or wait to be read
+ROUNDS, ROUNDS_SECONDS = 4, 0.001
+SOCKETS = 8  # that are read before what was read is answered
+MOST_UNREAD = 128 << 20  # bytes of answers that clients leave unread; beyond, nothing more is computed
+READ = 64 << 10  # bytes that are read at once
+REFUSAL_SECONDS = 0.025
+"""So late a refusal for want of room goes out: who asks again at once does not take what others need."""
+GRAIN = 0.002  # seconds by which it may be sent earlier, with others
+TICK = 0.1  # seconds between two looks at what takes too long
+
+
+class Connection(Protocol):
+    """What is asked of each."""
+
+    def check(self, now: float) -> None:
+        """End it where something takes too long."""
+
+    def finish(self) -> None:
+        """Let it answer what it has, and end."""
+
+    def refuse_now(self) -> None:
+        """Send a refusal that was delayed."""
+
+
+class Selector(selectors.DefaultSelector):
+    """Tells of a few sockets at a time: what those began comes to its end before the next are read.
+
+    A request goes through the event loop three times after it was read: it is looked at, computed, answered.
+    So, while there is something to do, sockets are told of every fourth time alone, if that takes no longer
+    than a millisecond.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ready: deque[tuple[selectors.SelectorKey, int]] = deque()
+        self._rounds, self._told = 0, 0.0  # how many, and when, since sockets were told of
+
+    @property
+    def waiting(self) -> int:
+        """How many sockets have something to be read, and were not told of yet."""
+        return len(self._ready)
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait for sockets, as the class above does, where none are left from before."""
+        self._rounds += 1
+        if timeout == 0 and self._rounds < ROUNDS and perf_counter() - self._told < ROUNDS_SECONDS:
+            return []
+        self._rounds, self._told = 0, perf_counter()
+        if not self._ready:
+            self._ready.extend(super().select(timeout))
+        some = [self._ready.popleft() for _ in range(min(SOCKETS, len(self._ready)))]
+        known = self.get_map()  # what was changed or closed meanwhile is told of anew, or not at all
+        return [(key, events) for key, events in some if known.get(key.fd) is key]
+
+
+class Connections:
+    """All connections of one server, in one event loop.
+
+    Parameters
+    ----------
+    application
+        That answers.
+    engines
+        That compute, one for each model, and know whether there is room.
+    selector
+        Of the event loop.
+
+    Attributes
+    ----------
+    open
+        How many requests are being answered.
+    unread
+        How many bytes of answers clients have not taken yet.
+    buffer
+        What is read into.
+    date
+        The time, as the Date header has it.
+    busy, busy_bytes
+        The refusal for want of room, and all of it on a connection that goes on.
+    """
+
+    def __init__(self, application: Application, engines: Sequence[Engine], selector: Selector) -> None:
+        self.application = application
+        self.loop = asyncio.get_running_loop()
+        self.open = self.unread = 0
+        self.buffer = memoryview(bytearray(READ))
+        self.date = b""
+        self.busy = RefusedError(429, "the server: is busy; ask again in a second", retry_after="1").answer()
+        self.busy_bytes = b""
+        self._delayed: deque[tuple[float, Connection]] = deque()
+        self._engines = engines
+        self._selector = selector
+        self._all: set[Connection] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._tick()
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for another request that is computed.
+
+        Those that wait to be read are counted, too, unless nothing is being answered: one always is.
+        """
+        room = min(MOST_REQUESTS, sum(engine.room for engine in self._engines))
+        return (
+            self.open >= room
+            or sum(engine.load for engine in self._engines) >= room
+            or self.unread > MOST_UNREAD
+            or (self.open > 0 and self.open + self._selector.waiting >= min(MOST_REQUESTS, SOCKETS * room))
+        )
+
+    def refuse(self) -> None:
+        """Take in that one was refused for want of room."""
+        for engine in self._engines:
+            engine.refuse()
+        self.application.metrics.count("other", 429, 0.0)
+
+    def delay(self, connection: Connection) -> None:
+        """Let a connection send its refusal somewhat later: one timer for all, in their order."""
+        due = self.loop.time() + REFUSAL_SECONDS
+        self._delayed.append((due, connection))
+        if len(self._delayed) == 1:
+            self.loop.call_at(due, self._send_delayed)
+
+    def _send_delayed(self) -> None:
+        now, delayed = self.loop.time() + GRAIN, self._delayed
+        for _ in range(SOCKETS):
+            if delayed[0][0] > now:
+                break
+            delayed[0][1].refuse_now()
+            delayed.popleft()
+            if not delayed:
+                return
+        self.loop.call_at(delayed[0][0], self._send_delayed)
+
+    def add(self, connection: Connection) -> bool:
+        """Take in a connection; tell whether there was room for it."""
+        self._all.add(connection)
+        self._empty.clear()
+        return len(self._all) <= MOST_CONNECTIONS
+
+    def discard(self, connection: Connection) -> None:
+        """Take out a connection that has ended."""
+        self._all.discard(connection)
+        if not self._all:
+            self._empty.set()
+
+    async def finish(self, seconds: float) -> None:
+        """End: what runs may take so long."""
+        for connection in tuple(self._all):
+            connection.finish()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            pass
+        self._timer.cancel()
+
+    def _tick(self) -> None:
+        now = self.loop.time()
+        self.date = formatdate(usegmt=True).encode()
+        self.busy_bytes = head_bytes(self.busy, self.date, ends=False) + self.busy.body
+        for connection in tuple(self._all):
+            connection.check(now)
+        self._timer = self.loop.call_later(TICK, self._tick)
