@@ -99,9 +99,9 @@ def command(
         float, typer.Option(metavar="SECONDS", help="Time between checkpoints; no result depends on it.")
     ] = 60.0,
     device: Annotated[
-        Literal["auto", "cpu", "cuda"],
-        typer.Option(help="Where it computes; auto: on CUDA where there is such a device."),
-    ] = "auto",
+        Literal["cpu", "cuda"],
+        typer.Option(help="Where it computes: the CPU's kernels, or torch's layers on a CUDA device."),
+    ] = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
 ) -> None:
     """Train a next-word model on your own text; at its end the folder holds the model and its figures.

@@ -12,7 +12,7 @@ from glassgate.errors import GlassgateError
 
 __all__ = ["DeviceChoice", "choose_device", "computing", "has_kernels"]
 
-DeviceChoice: TypeAlias = Literal["auto", "cpu", "cuda"]
+DeviceChoice: TypeAlias = Literal["cpu", "cuda"]
 
 
 def choose_device(name: DeviceChoice) -> torch.device:
@@ -21,7 +21,7 @@ def choose_device(name: DeviceChoice) -> torch.device:
     Parameters
     ----------
     name
-        ``"auto"`` is CUDA where torch finds such a device, else the CPU.
+        ``"cpu"`` or ``"cuda"``.
 
     Returns
     -------
@@ -40,9 +40,9 @@ def choose_device(name: DeviceChoice) -> torch.device:
     """
     if name not in get_args(DeviceChoice):
         raise GlassgateError(f"--device: must be {' or '.join(get_args(DeviceChoice))}, got {name!r}")
-    count = torch.cuda.device_count() if name != "cpu" and torch.cuda.is_available() else 0
-    if name == "cpu" or (name == "auto" and count == 0):
+    if name == "cpu":
         return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:
         raise GlassgateError("--device: torch finds no CUDA device here: expected one, or --device cpu")
     number = int(os.environ.get("LOCAL_RANK", "0"))

@@ -38,7 +38,7 @@ def train(
     resume: bool = False,
     given: dict[str, Any] | None = None,
     save_every: float = SAVE_EVERY,
-    device: DeviceChoice = "auto",
+    device: DeviceChoice = "cpu",
     console: Console | None = None,
 ) -> Outcome:
     """Train a next-word model on a text and write its folder.
@@ -61,8 +61,7 @@ def train(
         Seconds between checkpoints, at least 0: after every step. A training that is killed goes on
         from the last one; no result depends on them.
     device
-        ``"cpu"``, ``"cuda"``, or ``"auto"``: CUDA where torch finds such a device. A training may go on on
-        another device than it began on.
+        ``"cpu"`` or ``"cuda"``. A training may go on on another device than it began on.
     console
         Where progress is shown; by default standard error.
 
