@@ -84,7 +84,7 @@ def test_options_go_before_the_recipe() -> None:
 
 
 def test_a_gru_that_is_asked_for_is_the_notes() -> None:
-    assert plan(recipe="quick").config.reset == "after"
+    assert plan(recipe="quick").config.reset == "before"  # the notes' GRU
     assert plan(recipe="quick", cell="gru").config.reset == "before"
     assert plan(recipe="quick", reset="before").config.reset == "before"
     assert plan(recipe="quality", cell="gru", reset="after").config.reset == "after"

@@ -54,7 +54,7 @@ class Recipe:
 
 
 RECIPES: Mapping[str, Recipe] = {
-    "quick": Recipe(cell="gru", reset="after"),
+    "quick": Recipe(cell="gru"),
     "quality": Recipe(
         hidden=650,
         dropout=0.4,
