@@ -14,9 +14,23 @@ namespace {
 constexpr float ulp = 1.2e-7f;  // more than twice float32's rounding
 constexpr Index several = 4;    // rows that share the loads of h
 
+// Memory from the start of a cache line on: a vector that lies across two lines takes two reads.
+class Integers {
+  public:
+    explicit Integers(Index size) : memory_(size + line) {}
+    std::int16_t* data() {
+        const auto past = reinterpret_cast<std::uintptr_t>(memory_.data()) / sizeof(std::int16_t) % line;
+        return memory_.data() + (line - past);
+    }
+
+  private:
+    static constexpr Index line = 32;
+    std::vector<std::int16_t> memory_;
+};
+
 // One h in 16 bits, and what that costs.
 struct Rounded {
-    std::vector<std::int16_t> integers;
+    Integers integers;
     float unit, length, others;  // h ~ unit * integers; |h|; what is added to e_j for each length of a row
 };
 
@@ -25,11 +39,12 @@ INLINE Rounded rounded(Index width, const float* h) {
     const float reach = std::floor(std::min(32767.0f, 2147483000.0f / (127.0f * float(width))));
     float largest = 0, squares = 0, off = 0;
     for (Index j = 0; j < width; ++j) largest = std::max(largest, std::abs(h[j]));
-    Rounded x{std::vector<std::int16_t>(width), largest / reach, 0, 0};
+    Rounded x{Integers(width), largest / reach, 0, 0};
+    std::int16_t* const integers = x.integers.data();
     const float inverse = largest > 0 ? 1 / x.unit : 0;
     for (Index j = 0; j < width; ++j) {
         const float nearest = std::nearbyint(h[j] * inverse), left = h[j] - x.unit * nearest;
-        x.integers[j] = std::int16_t(nearest);
+        integers[j] = std::int16_t(nearest);
         squares += h[j] * h[j];
         off += left * left;
     }
@@ -39,24 +54,37 @@ INLINE Rounded rounded(Index width, const float* h) {
     return x;
 }
 
-// sums[r] = sum_j q[r][j] x[j] for as many rows as fit a block.
-template <class Integer> INLINE void products(Index rows, Index width, const Integer* q, const std::int16_t* x, std::int32_t* sums) {
-    Index r = 0;
-    for (; r + several <= rows; r += several) {
-        const Integer *a = q + r * width, *b = a + width, *c = b + width, *d = c + width;
+// sums[r] = sum_j q[r][j] x[j] for the rows of a block; four of them share the loads of x.
+INLINE void products(Index rows, Index width, const std::int8_t* q, const std::int16_t* x, std::int32_t* sums) {
+    for (Index r = 0; r < rows; r += several) {
+        const std::int8_t* row[several];
+        for (Index i = 0; i < several; ++i) row[i] = q + std::min(r + i, rows - 1) * width;
         std::int32_t first = 0, second = 0, third = 0, fourth = 0;
         for (Index j = 0; j < width; ++j) {
-            first += std::int32_t(a[j]) * x[j];
-            second += std::int32_t(b[j]) * x[j];
-            third += std::int32_t(c[j]) * x[j];
-            fourth += std::int32_t(d[j]) * x[j];
+            first += std::int32_t(row[0][j]) * x[j];
+            second += std::int32_t(row[1][j]) * x[j];
+            third += std::int32_t(row[2][j]) * x[j];
+            fourth += std::int32_t(row[3][j]) * x[j];
         }
         sums[r] = first, sums[r + 1] = second, sums[r + 2] = third, sums[r + 3] = fourth;
     }
-    for (; r < rows; ++r) {
-        std::int32_t sum = 0;
-        for (Index j = 0; j < width; ++j) sum += std::int32_t(q[r * width + j]) * x[j];
-        sums[r] = sum;
+}
+
+// The same for two h, which share the loads of the rows: those are read from 16 bits.
+INLINE void products(Index rows, Index width, const std::int16_t* q, const std::int16_t* x, const std::int16_t* y,
+                     std::int32_t* of_x, std::int32_t* of_y) {
+    for (Index r = 0; r < rows; r += several) {
+        const std::int16_t* row[several];
+        for (Index i = 0; i < several; ++i) row[i] = q + std::min(r + i, rows - 1) * width;
+        std::int32_t x0 = 0, x1 = 0, x2 = 0, x3 = 0, y0 = 0, y1 = 0, y2 = 0, y3 = 0;
+        for (Index j = 0; j < width; ++j) {
+            x0 += std::int32_t(row[0][j]) * x[j], y0 += std::int32_t(row[0][j]) * y[j];
+            x1 += std::int32_t(row[1][j]) * x[j], y1 += std::int32_t(row[1][j]) * y[j];
+            x2 += std::int32_t(row[2][j]) * x[j], y2 += std::int32_t(row[2][j]) * y[j];
+            x3 += std::int32_t(row[3][j]) * x[j], y3 += std::int32_t(row[3][j]) * y[j];
+        }
+        of_x[r] = x0, of_x[r + 1] = x1, of_x[r + 2] = x2, of_x[r + 3] = x3;
+        of_y[r] = y0, of_y[r + 1] = y1, of_y[r + 2] = y2, of_y[r + 3] = y3;
     }
 }
 
@@ -98,17 +126,19 @@ FOR_EACH_MACHINE void highest_log_shares(const Sketch& sketch, Index count, cons
     std::vector<Rounded> vectors;
     for (Index m = 0; m < count; ++m) vectors.push_back(rounded(width, h + m * width));
     std::vector<Seen> seen(count);
-    std::vector<std::int16_t> wide(count > 1 ? block * width : 0);  // a block of V that all h share
-    std::int32_t sums[block] = {};
+    Integers wide(count > 1 ? block * width : 0);  // a block of V that all h share
+    std::int32_t sums[2][block] = {};
     for (Index start = 0; start < sketch.rows; start += block) {
         const Index rows = std::min(block, sketch.rows - start);
         const std::int8_t* const q = sketch.integers + start * width;
-        if (count > 1) std::copy(q, q + rows * width, wide.begin());
-        for (Index m = 0; m < count; ++m) {
-            const std::int16_t* const x = vectors[m].integers.data();
-            if (count > 1) products(rows, width, wide.data(), x, sums);
-            else products(rows, width, q, x, sums);
-            see(seen[m], sketch, vectors[m], start, rows, sums);
+        std::int16_t* const same = wide.data();
+        for (Index i = 0; count > 1 && i < rows * width; ++i) same[i] = q[i];
+        for (Index m = 0; m < count; m += 2) {
+            Rounded &one = vectors[m], &other = vectors[std::min(m + 1, count - 1)];
+            if (count == 1) products(rows, width, q, one.integers.data(), sums[0]);
+            else products(rows, width, same, one.integers.data(), other.integers.data(), sums[0], sums[1]);
+            see(seen[m], sketch, one, start, rows, sums[0]);
+            if (m + 1 < count) see(seen[m + 1], sketch, other, start, rows, sums[1]);
         }
     }
     // What these lines and the exponentials round.
