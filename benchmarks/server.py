@@ -30,6 +30,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from http_load import Load, closed, opened
 
+from glassgate.folder.model import WEIGHTS, read_folder
+
 CONNECTIONS = (1, 8, 32)
 TEXT = "warm bread for the"
 
@@ -50,7 +52,6 @@ def run_peer(folder: Path, pipe: Connection) -> None:
     from fastapi import FastAPI
     from pydantic import BaseModel
 
-    from glassgate.folder.model import WEIGHTS, read_folder
     from glassgate.folder.weights import load_weights
 
     torch.set_num_threads(1)
@@ -359,6 +360,8 @@ def main() -> None:
         print("Predictions beside FastAPI + torch, in turns")
         if find_spec("fastapi") is None or find_spec("uvicorn") is None:
             print("  skipped: fastapi and uvicorn are not both installed")
+        elif (config := read_folder(folder)[0]).cell != "lstm" or config.output != "full":
+            print("  skipped: the peer is written for an LSTM with a full output")
         else:
             compare(folder, 3 if given.full else 1, 3 if given.full else 2)
     if given.only in (None, "overload"):
