@@ -28,9 +28,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from http_load import Load, closed, opened
-
+import glassgate
 from glassgate.folder.model import WEIGHTS, read_folder
+from http_load import Load, closed, opened
 
 CONNECTIONS = (1, 8, 32)
 TEXT = "warm bread for the"
@@ -355,6 +355,10 @@ def main() -> None:
         from glassgate.server.exercise import exercise_folder
 
         folder = exercise_folder(print)
+    try:
+        glassgate.load(folder).predict(TEXT)
+    except glassgate.GlassgateError as error:
+        sys.exit(f"{folder}: a model is needed that reads {TEXT!r}: {error}")
     machine()
     if given.only in (None, "compare"):
         print("Predictions beside FastAPI + torch, in turns")
