@@ -60,8 +60,8 @@ class Network:
         stored = {name: w if isinstance(w, Stored) else Stored(w) for name, w in weights.items()}
         self.embedding = Matrix(stored.pop("embedding.weight"))
         V = self.embedding if config.tied else Matrix(stored.pop("output.weight"))
+        projection = stored.pop("projection.weight", None)
         others = {name: tensor.unpacked() for name, tensor in stored.items()}
-        projection = stored.get("projection.weight")
         self.projection = None if projection is None else Matrix(projection)
         self.output = Output(config, V, others)
         self.layers = [_layer(config, others, number) for number in range(config.layers)]

@@ -119,11 +119,12 @@ class Output:
         """
         k = min(k, self.words)
         logits, clusters = self._head_logits(h)
-        chosen, most, log_sum = _best(logits, self.first, k, 0, allowed, never)
+        chosen, most, log_sum = _best(logits, self.first, k, 0, _span(allowed, 0, self.first), never)
         clusters = clusters - most - log_sum
         for number in np.flatnonzero((clusters >= chosen.logs[:, -1:]).any(0)).tolist():
             start, V, c = self.parts[number + 1]
-            if allowed is not None and not _span(allowed, start, start + len(V)).size:
+            span = _span(allowed, start, start + len(V))
+            if span is not None and not span.size:
                 continue
             share, bar = clusters[:, number], chosen.logs[:, -1]
             rows = (share >= bar).nonzero()[0]
@@ -131,7 +132,7 @@ class Output:
                 highest = self.sketches[number].highest(V, c, h[rows])
                 rows = rows[~(share[rows] + highest < bar[rows])]  # no number rules nothing out
             if rows.size:
-                found, _, _ = _best(V.product(h[rows], c), len(V), k, start, allowed, never)
+                found, _, _ = _best(V.product(h[rows], c), len(V), k, start, span, never)
                 np.add(found.logs, clusters[rows, number, None], out=found.logs)
                 chosen.merge(rows, found)
         return chosen.rows()
@@ -175,17 +176,17 @@ class _Chosen(NamedTuple):
 
 
 def _best(
-    logits: Array, words: int, k: int, start: int, allowed: Numbers | None, never: int | None
+    logits: Array, words: int, k: int, start: int, span: Numbers | None, never: int | None
 ) -> tuple[_Chosen, Array, Array]:
     """Return the k best of the first words of a part with their logs, and the two parts of log sum exp."""
     rows, doubles = len(logits), logits.dtype == np.float64
     numbers, logs = np.empty((rows, k), np.int64), np.empty((rows, k), logits.dtype)
     most, log_sum = np.empty((rows, 1), logits.dtype), np.empty((rows, 1), logits.dtype)
-    span = None if allowed is None else np.ascontiguousarray(_span(allowed, start, start + words))
     barred = never - start if never is not None and start <= never < start + words else -1
     found = (most, log_sum, logs, numbers)
     _rows.best(rows, logits.shape[1], words, k, barred, doubles, span, logits, *found)
-    _check(log_sum)
+    if not np.isfinite(log_sum).all():
+        raise GlassgateError("the model: its probabilities are no numbers: it is damaged, or of no use")
     numbers[numbers != NONE] += start
     logs -= most
     logs -= log_sum
@@ -200,11 +201,8 @@ def _log_softmax(logits: Array) -> Array:
     return logits
 
 
-def _check(log_sums: Array) -> None:
-    if not np.isfinite(log_sums).all():
-        raise GlassgateError("the model: its probabilities are no numbers: it is damaged, or of no use")
-
-
-def _span(allowed: Numbers, start: int, stop: int) -> Numbers:
-    """Return the allowed words of a part, from its start on."""
+def _span(allowed: Numbers | None, start: int, stop: int) -> Numbers | None:
+    """Return the allowed words of a part, from its start on; None: all."""
+    if allowed is None:
+        return None
     return allowed[np.searchsorted(allowed, start) : np.searchsorted(allowed, stop)] - start

@@ -43,12 +43,6 @@ template <class F> void over_rows(Index rows, Index elements, const F& body) {
         &call);
 }
 
-template <class S> GG_INLINE Vec<S> exponential(Vec<S> x) {  // for x <= 0, or NaN
-    const Vec<S> low = broadcast<S>(Exp<S>::lowest);
-    const Split<S> s = split_exp<S>(x < low ? low : x);
-    return x < low ? Vec<S>{} : fmadd<S>(s.scale, s.p, s.scale);
-}
-
 template <class S> GG_INLINE S total(Vec<S> v) {
     S sum = v[0];
     for (Index i = 1; i < width<S>; ++i) sum += v[i];

@@ -139,6 +139,13 @@ template <class S> GG_INLINE Split<S> split_exp(Vec<S> x) {
     return {p, (Vec<S>)exponent};
 }
 
+// exp(x) for x <= 0, or NaN.
+template <class S> GG_INLINE Vec<S> exponential(Vec<S> x) {
+    const Vec<S> low = broadcast<S>(Exp<S>::lowest);
+    const Split<S> s = split_exp<S>(x < low ? low : x);
+    return x < low ? Vec<S>{} : fmadd<S>(s.scale, s.p, s.scale);
+}
+
 template <class S> GG_INLINE Vec<S> magnitude(Vec<S> x) {
     return (Vec<S>)((Mask<S>)x & ~(Mask<S>)broadcast<S>(S(-0.0)));
 }

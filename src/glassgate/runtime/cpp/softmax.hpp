@@ -15,12 +15,10 @@ namespace glassgate::runtime {
 
 namespace {
 
-using kernels::GG_ISA::Exp;
-using kernels::GG_ISA::Split;
 using kernels::GG_ISA::Vec;
 using kernels::GG_ISA::broadcast;
+using kernels::GG_ISA::exponential;
 using kernels::GG_ISA::load;
-using kernels::GG_ISA::split_exp;
 template <class S> constexpr Index width = kernels::GG_ISA::width<S>;
 
 constexpr Index block = 64;  // logits that are compared with the k-th best as one, and summed before they join the total
@@ -41,13 +39,6 @@ template <class S> INLINE S maximum(const S* z, Index n) {
     for (; j + block <= n; j += block) most = std::max(most, block_maximum(z + j));
     for (; j < n; ++j) most = std::max(most, z[j]);
     return most;
-}
-
-// exp(x) for x <= 0, or NaN.
-template <class S> INLINE Vec<S> exponential(Vec<S> x) {
-    const Vec<S> low = broadcast<S>(Exp<S>::lowest);
-    const Split<S> s = split_exp<S>(x < low ? low : x);
-    return x < low ? Vec<S>{} : s.scale * s.p + s.scale;
 }
 
 template <class S> INLINE double sum_of_exponentials(const S* z, Index n, S most) {
