@@ -27,6 +27,7 @@ ALL_ON = {
     "slowness_penalty": 1.0,
     "average": 0.5,
     "random_unroll": True,
+    "spectral": False,
 }
 SMALL: dict[str, Any] = {"hidden": 8, "embedding": 8, "epochs": 3, "batch": 4, "unroll": 9, "threads": 1}
 
@@ -71,7 +72,14 @@ def test_a_recipe_says_what_the_options_do_not(name: Any) -> None:
     for field in ("cell", "reset", "hidden", "layers", "embedding"):
         assert getattr(made.config, field) == getattr(recipe, field)
     assert made.config.dropout == (0.5 if recipe.dropout is None else recipe.dropout)
-    for field in ("weight_drop", "activation_penalty", "slowness_penalty", "average", "random_unroll"):
+    for field in (
+        "weight_drop",
+        "activation_penalty",
+        "slowness_penalty",
+        "average",
+        "random_unroll",
+        "spectral",
+    ):
         assert getattr(made, field) == getattr(recipe, field)
 
 
@@ -80,7 +88,7 @@ def test_options_go_before_the_recipe() -> None:
     assert made.config.hidden == 200
     assert made.config.dropout == 0.2
     assert (made.weight_drop, made.activation_penalty, made.slowness_penalty) == (0.3, 2.0, 1.0)
-    assert (made.average, made.random_unroll) == (0.5, True)
+    assert (made.average, made.random_unroll, made.spectral) == (0.5, True, False)
 
 
 def test_a_gru_that_is_asked_for_is_the_notes() -> None:
@@ -94,6 +102,7 @@ def test_small_networks_are_not_regularised_unless_asked() -> None:
     made = plan(recipe="quality", hidden=20)
     assert (made.config.dropout, made.weight_drop, made.activation_penalty, made.slowness_penalty) == (0,) * 4
     assert not made.random_unroll
+    assert not made.spectral
     assert made.config.embedding == 256
     assert plan(hidden=20, weight_drop=0.25).weight_drop == 0.25
 

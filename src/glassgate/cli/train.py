@@ -66,6 +66,12 @@ def command(
         bool | None,
         typer.Option("--random-unroll/--fixed-unroll", help="Whether the unroll length varies.  [by recipe]"),
     ] = None,
+    spectral: Annotated[
+        bool | None,
+        typer.Option(
+            "--spectral/--random-embedding", help="Whether the embedding begins with what neighbours tell."
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Budget: times through the text.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget: minutes.  [10, at most 30 epochs]")] = None,
     batch: Annotated[int | None, typer.Option(help="Parallel streams.  [by text size, 8 to 40]")] = None,

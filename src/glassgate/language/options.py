@@ -63,6 +63,7 @@ class TrainOptions:
     slowness_penalty: float | None = None
     average: float | None = None
     random_unroll: bool | None = None
+    spectral: bool | None = None
     epochs: int | None = None
     minutes: float | None = None
     batch: int | None = None
@@ -140,7 +141,7 @@ class Plan:
       suffices;
     - learning rate: 0.008 x sqrt(batch / 40), the peak of the one-cycle schedule;
     - dropout, where the recipe leaves it open: 0.2 from two million tokens on, else 0.5; in any case 0
-      for a hidden size below 100, and so are the other regularisers;
+      for a hidden size below 100, and so are the other regularisers, and the embedding begins at random;
     - output: adaptive from 10,000 words on, with cutoffs that `choose_cutoffs` finds in the counts of
       the training text;
     - budget: 10 minutes; and at most 30 epochs where only time is given.
@@ -153,6 +154,7 @@ class Plan:
     slowness_penalty: float
     average: float
     random_unroll: bool
+    spectral: bool
     batch: int
     unroll: int
     learning_rate: float
@@ -225,6 +227,7 @@ class Plan:
             slowness_penalty=recipe.slowness_penalty,
             average=recipe.average,
             random_unroll=recipe.random_unroll,
+            spectral=recipe.spectral,
             batch=batch,
             unroll=options.unroll,
             learning_rate=options.learning_rate or LEARNING_RATE * (batch / LARGE_BATCH) ** 0.5,
@@ -259,9 +262,9 @@ def _followed(options: TrainOptions, name: str) -> Recipe:
     """Return a recipe with what the options say in its place."""
     recipe = RECIPES[name]
     if (options.hidden or recipe.hidden) < SMALL:
-        recipe = Recipe(
-            dropout=0.0
-        )  # what can hardly learn its text needs nothing against learning it by heart
+        # What can hardly learn its text needs nothing against learning it by heart; as in the notes it begins
+        # at random.
+        recipe = Recipe(dropout=0.0, spectral=False)
     said = {field.name: getattr(options, field.name) for field in fields(Recipe)}
     if options.cell is not None and options.reset is None:
         said["reset"] = "before"  # a GRU that is asked for is the notes'

@@ -46,6 +46,12 @@ class Ranks:
             distributed.broadcast(told, 0)
         return float(told)
 
+    def share(self, values: Tensor) -> None:
+        """Overwrite the values with those of the first process."""
+        if self.count > 1:
+            with _reporting():
+                distributed.broadcast(values, 0)
+
     def together(self, own: Tensor, streams: int) -> Tensor:
         """Put all parts [layers, own streams, hidden] together, exactly: [layers, streams, hidden]."""
         if self.count == 1:

@@ -38,6 +38,9 @@ class Recipe:
         1992). The average is the model if it validates better than the weights themselves.
     random_unroll
         Whether the unroll length varies, and the learning rate with it (after Merity et al. 2018, 4.1).
+    spectral
+        Whether the embedding begins with what `spectral_embedding` reads off the text's neighbouring words,
+        instead of random numbers of the same size.
     """
 
     cell: Cell = "lstm"
@@ -51,6 +54,7 @@ class Recipe:
     slowness_penalty: float = 0.0
     average: float = 0.0
     random_unroll: bool = False
+    spectral: bool = True
 
 
 RECIPES: Mapping[str, Recipe] = {

@@ -33,6 +33,7 @@ from glassgate.language.parallel import Ranks
 from glassgate.language.picture import draw_loss
 from glassgate.language.progress import ProgressDisplay, clock
 from glassgate.language.schedule import Streams, one_cycle
+from glassgate.language.spectral import spectral_embedding
 from glassgate.layers import track
 
 __all__ = ["CHECKPOINT", "SAVE_EVERY", "WORK", "Outcome", "Trainer", "discard"]
@@ -94,9 +95,6 @@ class Trainer:
         torch.manual_seed(options.seed)
         plan = self.plan
         self.model = NextWordModel(plan.config, plan.weight_drop)
-        if plan.config.bias:
-            counts = count_words(corpus.train, plan.config.vocabulary)
-            self.model.output.start_at(torch.from_numpy(counts))
         self.streams = Streams(corpus.train, plan.batch, plan.unroll, options.seed, plan.random_unroll)
         self.optimizer = _optimizer(self.model, options.weight_decay)
         self.average = averaging.Average(self.model)
@@ -110,12 +108,30 @@ class Trainer:
         if self.checkpoint.exists():
             state, self.progress = load_checkpoint(self.checkpoint, self.model, self.optimizer, self.average)
             self.state = tuple(part[:, self.own].contiguous() for part in state)
+        else:
+            self._begin()
         if not has_kernels(device):
             self.optimizer.to(device)
             self.model.to(device)
             self.state = tuple(part.to(device) for part in self.state)
         self.display = ProgressDisplay(console, "training")
         self.ticked = self.saved = 0.0
+
+    def _begin(self) -> None:
+        """Let the weights begin with what the text says at a glance; the time it takes is of the budget."""
+        started, plan, tokens = time.monotonic(), self.plan, self.corpus.train
+        if plan.config.bias:
+            counts = count_words(tokens, plan.config.vocabulary)
+            self.model.output.start_at(torch.from_numpy(counts))
+        if plan.spectral:
+            weight = self.model.embedding.weight.detach()
+            if self.writes:
+                with self.console.status("reading which words stand together"):
+                    rows = spectral_embedding(tokens, len(weight), weight.shape[1], self.options.seed)
+                if rows is not None:
+                    weight[: len(rows)] = rows
+            self.ranks.share(weight)
+        self.progress.seconds = time.monotonic() - started
 
     def run(self) -> Outcome:
         """Train until the budget is spent or a signal asks to stop."""
