@@ -18,7 +18,7 @@ MOST_CONNECTIONS = 512
 MOST_REQUESTS = 32  # that are answered at the same time, or wait to be read
 ROUNDS, ROUNDS_SECONDS = 4, 0.0005
 ASK_SECONDS = 0.001
-SOCKETS = 8  # that are read before what was read is answered
+SOCKETS = 6  # that are read before what was read is answered
 MOST_UNREAD = 128 << 20  # bytes of answers that clients leave unread; beyond, nothing more is computed
 READ = 64 << 10  # bytes that are read at once
 REFUSAL_SECONDS = 0.035
@@ -184,14 +184,14 @@ class Connections:
 
     def _send_delayed(self) -> None:
         now, delayed = self.loop.time() + GRAIN, self._delayed
-        for _ in range(SOCKETS // 2):
+        for _ in range(SOCKETS):
             if delayed[0][0] > now:
                 break
             delayed[0][1].refuse_now()
             delayed.popleft()
             if not delayed:
                 return
-        self.loop.call_at(max(delayed[0][0], now - GRAIN + ROUNDS_SECONDS / 4), self._send_delayed)
+        self.loop.call_at(max(delayed[0][0], now - GRAIN + ROUNDS_SECONDS), self._send_delayed)
 
     def add(self, connection: Connection) -> bool:
         """Take in a connection; tell whether there was room for it."""

@@ -20,7 +20,7 @@ from glassgate.server.pace import Pace
 __all__ = ["BusyError", "Call", "Engine", "LateError", "Reader", "Want"]
 
 QUICK = 0.005  # seconds, for which the interpreter leaves a thread alone: shorter steps need none
-TURN_SECONDS = 0.0005  # after which no further step is begun before the event loop has had its turn
+TURN_SECONDS = 0.0002  # after which no further step is begun before the event loop has had its turn
 PROMPT = 0.04  # seconds after which a text that was let in is no longer refused
 FEW = 1024  # words: rows that want at most so many are answered together, of more each by itself
 

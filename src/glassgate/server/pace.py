@@ -58,14 +58,17 @@ class Pace:
         self._refused = -inf
         self._bound = sys.maxsize
 
-    def note(self, texts: int, kind: int, seconds: float) -> None:
-        """Take in how long a step of some kind took, with so many texts."""
+    def note(self, texts: int, kind: int, seconds: float, now: float | None = None) -> None:
+        """Take in how long a step of some kind took, with so many texts.
+
+        What one text alone takes is learned while there is no crowd: refusals between two steps slow these down.
+        """
         self.step = seconds if self.step == 1.0 else self.step + SHARE * (seconds - self.step)
         alone, count = self._alone.get(kind, (seconds, 0))
-        if texts == 1:
+        if texts == 1 and not (count and self.crowded(now)):
             seconds, count = min(seconds, 2 * alone), count + 1
             self._alone[kind] = alone + max(SHARE, 1 / count) * (seconds - alone), count
-        elif count:
+        elif texts > 1 and count:
             longer = min(max(seconds / alone - 1, 0.0), texts - 1.0) * alone  # never more than one by one
             self._longer += longer - STEP_SHARE * self._longer
             self._base += (texts - 1) * alone - STEP_SHARE * self._base
