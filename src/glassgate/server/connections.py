@@ -3,7 +3,7 @@
 import asyncio
 import selectors
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from email.utils import formatdate
 from time import perf_counter
 from typing import Any, Protocol
@@ -17,8 +17,9 @@ __all__ = ["Connections", "Selector"]
 MOST_CONNECTIONS = 512
 MOST_REQUESTS = 32  # that are answered at the same time, or wait to be read
 ROUNDS, ROUNDS_SECONDS = 4, 0.0005
-ASK_SECONDS = 0.001
-SOCKETS = 6  # that are read before what was read is answered
+ASK_SECONDS = 0.001  # after which the system is asked anew what became ready
+FULL_SECONDS = 0.001
+SOCKETS, FULL_SOCKETS = 8, 16  # that are read before what was read is answered
 MOST_UNREAD = 128 << 20  # bytes of answers that clients leave unread; beyond, nothing more is computed
 READ = 64 << 10  # bytes that are read at once
 REFUSAL_SECONDS = 0.035
@@ -47,14 +48,21 @@ class Selector(selectors.DefaultSelector):
 
     A request goes through the event loop three times after it was read: it is looked at, computed, answered.
     So, while there is something to do, sockets are told of every fourth time alone, if that takes no longer
-    than half a millisecond.
+    than half a millisecond. Where there is no room, what is read can only be refused: then they wait for a
+    millisecond, and more of them come at a time, which costs less than one by one.
 
-    Of more sockets than are told of at a time, half are those that became ready last, and they come first: what is
-    let in has not waited long. The others are those that have waited longest.
+    Of more sockets than are told of at a time, half are those that became ready last, and they come first: what
+    is let in has not waited long. The others are those that have waited longest.
+
+    Attributes
+    ----------
+    full
+        Asked whether there is no room.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.full: Callable[[], bool] = bool
         self._ready: deque[tuple[selectors.SelectorKey, int]] = deque()
         self._asked = 0.0  # when the system last told of all that are ready, the first of them first
         self._rounds, self._told = 0, 0.0  # how many, and when, since sockets were told of
@@ -74,24 +82,28 @@ class Selector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for sockets, as the class above does, where none are left from before."""
-        self._rounds += 1
-        now = perf_counter()
-        if timeout == 0 and self._rounds < ROUNDS and now - self._told < ROUNDS_SECONDS:
-            return []
+        now, self._rounds, most = perf_counter(), self._rounds + 1, SOCKETS
+        if timeout == 0:
+            if self.full():
+                most, again = FULL_SOCKETS, now - self._told > FULL_SECONDS
+            else:
+                again = self._rounds >= ROUNDS or now - self._told > ROUNDS_SECONDS
+            if not again:
+                return []
         self._rounds, self._told = 0, now
         ready = self._ready
         if not ready or now - self._asked > ASK_SECONDS:
             found = super().select(0 if ready else timeout)
             self._asked = perf_counter()
-            if len(found) <= SOCKETS:
+            if len(found) <= most:
                 ready.clear()
                 return found
             own = [one for one in found if one[0].fd == self._loop]
             self._ready = ready = deque(one for one in found if one[0].fd != self._loop)
             if own:
                 return own
-        half = min(SOCKETS, len(ready)) // 2
-        some = [ready.pop() for _ in range(half)] + [ready.popleft() for _ in range(min(half + 1, len(ready)))]
+        size = min(most, len(ready))
+        some = [ready.pop() if place < size // 2 else ready.popleft() for place in range(size)]
         known = self.get_map()  # what was changed or closed meanwhile is told of anew, or not at all
         return [(key, events) for key, events in some if known.get(key.fd) is key]
 
@@ -134,6 +146,7 @@ class Connections:
         self._delayed: deque[tuple[float, Connection]] = deque()
         self._engines = engines
         self._selector = selector
+        selector.full = lambda: self.full
         self._all: set[Connection] = set()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -143,14 +156,15 @@ class Connections:
     def full(self) -> bool:
         """Whether there is no room for another request that is computed.
 
-        Those that wait to be read are counted, too, unless nothing is being answered: one always is.
+        Of a burst those that wait to be read are counted, too, unless nothing is being answered: one always is.
         """
         room = load = 0
         for engine in self._engines:
             room, load = room + engine.room, load + engine.load
+        burst = room >= MOST_REQUESTS and self.open > 0
         return (
             max(self.open, load) >= min(MOST_REQUESTS, room)
-            or (room >= MOST_REQUESTS and self.open > 0 and self.open + self._selector.waiting >= MOST_REQUESTS)
+            or (burst and self.open + self._selector.waiting >= MOST_REQUESTS)
             or self.unread > MOST_UNREAD
         )
 
@@ -184,14 +198,14 @@ class Connections:
 
     def _send_delayed(self) -> None:
         now, delayed = self.loop.time() + GRAIN, self._delayed
-        for _ in range(SOCKETS):
+        for _ in range(FULL_SOCKETS):
             if delayed[0][0] > now:
                 break
             delayed[0][1].refuse_now()
             delayed.popleft()
             if not delayed:
                 return
-        self.loop.call_at(max(delayed[0][0], now - GRAIN + ROUNDS_SECONDS), self._send_delayed)
+        self.loop.call_at(max(delayed[0][0], now - GRAIN / 2), self._send_delayed)
 
     def add(self, connection: Connection) -> bool:
         """Take in a connection; tell whether there was room for it."""

@@ -58,8 +58,8 @@ class Reader:
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self.cancelled = False
-        # For the engine: when it came, the processor's time then and how much of it steps had taken, and whether
-        # anything was delivered of it.
+        # For the engine: when it came, the processor's time then and how much of it steps had taken, and
+        # whether anything was delivered of it.
         self.entered, self.began, self.computed, self.heard = 0.0, 0.0, 0.0, False
 
     def cancel(self) -> None:
@@ -268,8 +268,8 @@ class Engine:
     def _refused_since(self, now: float) -> float:
         """Return the time from which on texts came that there is no room for, though they were let in.
 
-        A burst that turns out to have no end was let in up to the limit: those who came first go on, the others
-        are refused while that is still prompt. One request's texts came at one time and stay together.
+        A burst that turns out to have no end was let in up to the limit: those who came first go on, the
+        others are refused while that is still prompt. One request's texts came at one time and stay together.
         """
         entered = sorted(reader.entered for reader in (*self._readers, *self._waiting))
         room = self.room

@@ -9,6 +9,7 @@ __all__ = ["Pace"]
 SLOWER = 1.8  # how much slower than alone those who are in may become: twice, less what varies
 USUAL = 1.15  # how many times as long as its steps a text alone stays
 GRACE = 0.0005  # seconds that do not matter
+LEAST = 2  # texts: with one alone it is never seen how much another would take
 CALM = 1.0  # seconds without a refusal after which bursts are let in again
 SHARE = 0.05  # of a new value in a running mean
 STEP_SHARE = 0.01  # of a step with several texts in one
@@ -17,11 +18,12 @@ STEP_SHARE = 0.01  # of a step with several texts in one
 class Pace:
     """Lets bursts in, up to the limit; where they do not end, only as much as slows each down a little.
 
-    A refusal is a sign that they do not end; a second without one is a sign that they did. In between, as many
-    texts may be in as keep each at most 1.75 times as long as one alone would stay, and half a millisecond.
+    A refusal is a sign that they do not end; a second without one is a sign that they did. In between, as
+    many texts may be in as keep each at most 1.8 times as long as one alone would stay, and half a millisecond.
 
     How many these are follows from what steps take. Steps are told apart by what is wanted after them (their
-    kind); alone(kind) is the time of one with a single text. Each further text makes a step longer by the share
+    kind); alone(kind) is the time of one with a single text. Each further text makes a step longer by the
+    share
 
         more = sum of (seconds - alone(kind)) / sum of (texts - 1) alone(kind)
 
@@ -29,8 +31,9 @@ class Pace:
 
         beside = sum of seconds stayed / sum of seconds computed meanwhile
 
-    times as long as their steps. Then ``texts`` stay (1 + (texts - 1) more) beside times as long as the steps of
-    one alone take. All of these are times of the processor: that others have it too makes one text slower as well.
+    times as long as their steps; without a crowd 1.15 times. So that ``texts`` stay
+    (1 + (texts - 1) more) beside / 1.15 times as long as one alone. All of these are times of the processor:
+    where others have it too, one text alone is slower as well.
 
     Attributes
     ----------
@@ -46,8 +49,8 @@ class Pace:
     128
     >>> pace.leave(1.0, 1.0)
     >>> pace.refuse(now=0.0)
-    >>> pace.room(128, now=0.5), pace.room(128, now=1.5)  # 1 + 0.75 / 0.1
-    (8, 128)
+    >>> pace.room(128, now=0.5), pace.room(128, now=1.5)  # 1 + (1.8 * 1.15 - 1) / 0.1
+    (11, 128)
     """
 
     def __init__(self) -> None:
@@ -61,7 +64,7 @@ class Pace:
     def note(self, texts: int, kind: int, seconds: float, now: float | None = None) -> None:
         """Take in how long a step of some kind took, with so many texts.
 
-        What one text alone takes is learned while there is no crowd: refusals between two steps slow these down.
+        What one text alone takes is learned while there is no crowd: refusals between steps slow them down.
         """
         self.step = seconds if self.step == 1.0 else self.step + SHARE * (seconds - self.step)
         alone, count = self._alone.get(kind, (seconds, 0))
@@ -79,8 +82,6 @@ class Pace:
         self._computed += computed - SHARE * self._computed
         self._left += 1 - SHARE * self._left
         self._bound = self._most()
-        if self._bound == 1:  # with one text alone it is never seen again how much another would take
-            self._longer *= 1 - SHARE
 
     def room(self, limit: int, now: float | None = None) -> int:
         """Return how many texts may be in."""
@@ -99,4 +100,4 @@ class Pace:
         if not (self._stayed and self._longer):
             return self._bound
         spare = (SLOWER * USUAL * self._computed + GRACE * self._left) / self._stayed - 1
-        return max(1, 1 + int(spare * self._base / self._longer))
+        return max(LEAST, 1 + int(spare * self._base / self._longer))

@@ -62,7 +62,7 @@ class Service:
     async def warm_up(self) -> None:
         """Compute a little, so that the engine knows its pace before the first request."""
         deadline = monotonic() + REQUEST_SECONDS
-        numbers, want = self.begun([0] * WARM_WORDS), Want(Predict(text="").k)
+        numbers, want = self.begun([0] * WARM_WORDS), Want(Predict.model_fields["k"].default)
         words = len(self.model.vocabulary)
         for texts in WARM_TEXTS:
             writers = [Writer(numbers, WARM_WORDS, Sampling(), words, deadline) for _ in range(texts)]
