@@ -4,8 +4,8 @@
 
 DIR is a model folder with an LSTM and a full output, by default the notes' exercise. Short by default;
 ``--full`` takes the times and numbers by which the server is judged, in about six minutes; ``--only overload
---seconds 60`` takes the overload alone, in under four. Servers run in processes of their own, the load comes from
-this one: on two cores each has one. All times are the client's, from when a request was sent.
+--seconds 60`` takes the overload alone, in under four. Servers run in processes of their own, the load comes
+from this one: on two cores each has one. All times are the client's, from when a request was sent.
 """
 
 import argparse

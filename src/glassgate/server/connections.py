@@ -51,18 +51,19 @@ class Selector(selectors.DefaultSelector):
     than half a millisecond. Where there is no room, what is read can only be refused: then they wait for a
     millisecond, and more of them come at a time, which costs less than one by one.
 
-    Of more sockets than are told of at a time, half are those that became ready last, and they come first: what
-    is let in has not waited long. The others are those that have waited longest.
+    Of more sockets than are told of at a time, those come first that have waited longest; but in a crowd,
+    while there is room, those that became ready last: what is let in then has not waited long.
 
     Attributes
     ----------
-    full
-        Asked whether there is no room.
+    full, crowded
+        Asked whether there is no room, and whether bursts do not end.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.full: Callable[[], bool] = bool
+        self.crowded: Callable[[], bool] = bool
         self._ready: deque[tuple[selectors.SelectorKey, int]] = deque()
         self._asked = 0.0  # when the system last told of all that are ready, the first of them first
         self._rounds, self._told = 0, 0.0  # how many, and when, since sockets were told of
@@ -83,8 +84,9 @@ class Selector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for sockets, as the class above does, where none are left from before."""
         now, self._rounds, most = perf_counter(), self._rounds + 1, SOCKETS
+        full = self.full()
         if timeout == 0:
-            if self.full():
+            if full:
                 most, again = FULL_SOCKETS, now - self._told > FULL_SECONDS
             else:
                 again = self._rounds >= ROUNDS or now - self._told > ROUNDS_SECONDS
@@ -102,8 +104,8 @@ class Selector(selectors.DefaultSelector):
             self._ready = ready = deque(one for one in found if one[0].fd != self._loop)
             if own:
                 return own
-        size = min(most, len(ready))
-        some = [ready.pop() if place < size // 2 else ready.popleft() for place in range(size)]
+        take = ready.pop if self.crowded() and not full else ready.popleft
+        some = [take() for _ in range(min(most, len(ready)))]
         known = self.get_map()  # what was changed or closed meanwhile is told of anew, or not at all
         return [(key, events) for key, events in some if known.get(key.fd) is key]
 
@@ -147,6 +149,7 @@ class Connections:
         self._engines = engines
         self._selector = selector
         selector.full = lambda: self.full
+        selector.crowded = lambda: any(engine.room < engine.limit for engine in engines)
         self._all: set[Connection] = set()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -156,7 +159,7 @@ class Connections:
     def full(self) -> bool:
         """Whether there is no room for another request that is computed.
 
-        Of a burst those that wait to be read are counted, too, unless nothing is being answered: one always is.
+        Of a burst those that wait to be read are counted, too, unless nothing is answered: one always is.
         """
         room = load = 0
         for engine in self._engines:

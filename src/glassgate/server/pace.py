@@ -8,7 +8,8 @@ __all__ = ["Pace"]
 
 SLOWER = 1.8  # how much slower than alone those who are in may become: twice, less what varies
 USUAL = 1.15  # how many times as long as its steps a text alone stays
-GRACE = 0.0005  # seconds that do not matter
+GRACE = 0.0003  # seconds that do not matter
+LEAST_MORE = 0.05  # of a step: what a further text takes beside its steps is not counted
 LEAST = 2  # texts: with one alone it is never seen how much another would take
 CALM = 1.0  # seconds without a refusal after which bursts are let in again
 SHARE = 0.05  # of a new value in a running mean
@@ -19,7 +20,7 @@ class Pace:
     """Lets bursts in, up to the limit; where they do not end, only as much as slows each down a little.
 
     A refusal is a sign that they do not end; a second without one is a sign that they did. In between, as
-    many texts may be in as keep each at most 1.8 times as long as one alone would stay, and half a millisecond.
+    many texts may be in as keep each at most 1.8 times as long as one alone would stay, and a little more.
 
     How many these are follows from what steps take. Steps are told apart by what is wanted after them (their
     kind); alone(kind) is the time of one with a single text. Each further text makes a step longer by the
@@ -100,4 +101,4 @@ class Pace:
         if not (self._stayed and self._longer):
             return self._bound
         spare = (SLOWER * USUAL * self._computed + GRACE * self._left) / self._stayed - 1
-        return max(LEAST, 1 + int(spare * self._base / self._longer))
+        return max(LEAST, 1 + int(spare / max(self._longer / self._base, LEAST_MORE)))
