@@ -22,7 +22,7 @@ FULL_SECONDS = 0.001
 SOCKETS, FULL_SOCKETS = 8, 16  # that are read before what was read is answered
 MOST_UNREAD = 128 << 20  # bytes of answers that clients leave unread; beyond, nothing more is computed
 READ = 64 << 10  # bytes that are read at once
-REFUSAL_SECONDS = 0.035
+REFUSAL_SECONDS = 0.03
 """So late a refusal for want of room goes out: who asks again at once does not take what others need."""
 END = b"\r\n\r\n"  # of a head
 MOST_KNOWN, LARGEST_KNOWN = 512, 1 << 10  # heads that are known again, and bytes of one
