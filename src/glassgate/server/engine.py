@@ -21,7 +21,7 @@ __all__ = ["BusyError", "Call", "Engine", "LateError", "Reader", "Want"]
 
 QUICK = 0.005  # seconds, for which the interpreter leaves a thread alone: shorter steps need none
 TURN_SECONDS = 0.0002  # after which no further step is begun before the event loop has had its turn
-PROMPT = 0.04  # seconds after which a text that was let in is no longer refused
+PROMPT = 0.2  # seconds after which a text that was let in is no longer refused
 FEW = 1024  # words: rows that want at most so many are answered together, of more each by itself
 
 Event: TypeAlias = tuple["Reader | Call", Any, bool]
@@ -59,7 +59,7 @@ class Reader:
         self.deadline = deadline
         self.cancelled = False
         # For the engine: when it came, the processor's time then and how much of it steps had taken, and
-        # whether anything was delivered of it.
+        # whether its client has heard of it.
         self.entered, self.began, self.computed, self.heard = 0.0, 0.0, 0.0, False
 
     def cancel(self) -> None:
@@ -305,7 +305,6 @@ class Engine:
             if ended:
                 done.append(place)
             if ended or event is not None:
-                reader.heard = True
                 events.append((reader, event, ended))
         for place in reversed(done):
             self._remove(place)

@@ -157,10 +157,11 @@ class Writer(Reader):
         self._queue.put_nowait(event)
 
     async def begin(self) -> None:
-        """Wait for the first words: until they have come, the text may be refused."""
+        """Wait for the first words of a stream: until they have come, it may be refused."""
         self._first = await self._queue.get()
         if isinstance(self._first, BaseException):
             raise self._first
+        self.heard = True
 
     async def tokens(self) -> AsyncGenerator[Token, None]:
         """Yield the words; whoever stops before the last one frees the engine of the rest."""
