@@ -91,7 +91,11 @@ class _Connections:
                 data = self.parts.pop(number) + data
             head = data.find(b"\r\n\r\n")
             place = data.find(b"content-length: ", 0, head)
-            if place < 0 or len(data) < head + 4 + int(data[place + 16 : data.index(b"\r", place)]):
+            if place >= 0:
+                whole = len(data) >= head + 4 + int(data[place + 16 : data.index(b"\r", place)])
+            else:
+                whole = data.endswith(b"\r\n0\r\n\r\n")  # of events in chunks
+            if not whole:
                 self.parts[number] = data
                 continue
             self.load.add(int(data[9:12]), perf_counter() - self.sent.pop(number))

@@ -276,25 +276,60 @@ def test_serving_needs_no_torch(folder: Path) -> None:
     assert (ended.stdout, ended.stderr) == ("served\n", "")
 
 
-def test_the_pace_follows_how_long_texts_stay() -> None:
-    """By hand, from its rules: 1.3 / slower of what was in, one more, never none."""
+def test_the_pace_follows_what_steps_take() -> None:
+    """By hand, from its rules; 1.9 * 1.15 = 2.185 times the steps of one text alone."""
     pace = Pace()
-    pace.note(1, True, 0.001)
-    pace.note(48, True, 0.010)
-    assert pace.room(128, now=0.0) == 128
-    pace.refuse(48, now=0.0)  # steps take 10 times as long as alone
-    assert pace.room(128, now=0.0) == int(48 * 1.3 / 10) == 6
-    pace.refuse(6, now=0.2)  # nothing was seen since
-    assert pace.room(128, now=0.2) == 6
-    pace.leave(0.0033, quiet=0, answered=3)  # 1.1 times its steps: as alone
-    pace.refuse(6, now=0.25)
-    assert pace.room(128, now=0.25) == 7
-    pace.leave(0.033, quiet=0, answered=3)  # 10 times as long as alone
-    pace.refuse(7, now=0.3)  # too soon after the last change
-    assert pace.room(128, now=0.3) == 7
-    pace.refuse(7, now=0.4)
-    assert pace.room(128, now=0.4) == 1 == max(1, int(7 * 1.3 / 10))
-    pace.leave(0.033, quiet=0, answered=3)
-    pace.refuse(1, now=0.6)
-    assert pace.room(128, now=1.5) == 1
-    assert [pace.room(128, now=now) for now in (1.7, 1.85, 2.0)] == [2, 4, 8]
+    pace.note(1, 0, 0.010)
+    pace.note(1, 4, 0.020)
+    pace.leave(0.100, computed=0.100)
+    pace.refuse(now=0.0)
+    assert pace.room(128, now=0.5) == 128  # not known yet
+    pace.note(5, 4, 0.028)  # each of four more takes a tenth of what one alone takes
+    pace.leave(0.100, computed=0.100)
+    spare = 1.9 * 1.15 + 0.0003 / 0.100 - 1
+    assert pace.room(128, now=0.5) == 1 + int(spare / 0.1) == 12
+    assert pace.room(8, now=0.5) == 8
+    assert pace.room(128, now=1.1) == 128  # a second without a refusal
+    pace.note(1, 4, 1.0, now=0.5)  # in a crowd nothing is learned of one alone
+    pace.note(9, 7, 1.0, now=0.5)  # nor of what was never seen alone
+    for _ in range(1000):  # half as long again as what is computed for them: the loop does other work
+        pace.leave(0.150, computed=0.100)
+    assert pace.room(128, now=0.5) == 1 + int(((1.9 * 1.15 * 0.100 + 0.0003) / 0.150 - 1) / 0.1) == 5
+    for _ in range(1000):  # slower than one by one is not believed
+        pace.note(5, 4, 9.0, now=0.5)
+    pace.leave(0.200, computed=0.100)
+    assert pace.room(128, now=0.5) == 2  # never fewer
+
+
+def test_a_burst_without_an_end_is_refused_but_its_oldest(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("glassgate.server.engine.PROMPT", float("inf"))
+
+    async def work(engine: Engine) -> None:
+        def writer() -> Writer:
+            return Writer([1], 40, Sampling(), len(model.vocabulary), monotonic() + 60)
+
+        requests = [[writer()], [writer(), writer(), writer()], [writer()]]
+        monkeypatch.setattr(Pace, "room", lambda *_: 128)
+        for request in requests:
+            engine.submit(request)
+        monkeypatch.setattr(Pace, "room", lambda *_: 3)
+        engine.refuse()
+        (first,), together, (last,) = requests
+        await first.begin()
+        for one in (*together, last):  # the texts of one request are refused together
+            with pytest.raises(BusyError):
+                await one.begin()
+        monkeypatch.setattr(Pace, "room", lambda *_: 128)
+        late = [writer() for _ in range(6)]
+        for one in late:
+            engine.submit([one])
+        for one in late:
+            await one.begin()
+        monkeypatch.setattr(Pace, "room", lambda *_: 3)
+        engine.refuse()  # of these something was heard: they go on
+        for one in (first, *late):
+            assert [token.last async for token in one.tokens()] == [False] * 39 + [True]
+
+    in_engine(model, work)

@@ -289,22 +289,73 @@ def test_what_runs_is_finished_at_the_end(folder: Path, monkeypatch: pytest.Monk
         assert b"data: [DONE]" in received
 
 
-def test_a_few_sockets_are_told_of_at_a_time() -> None:
-    """Each once, in turns; one that was closed or is no longer read meanwhile is not told of."""
+def test_what_is_known_to_be_refused_is_refused_alike(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of the same bytes needs no parser: where it begins and ends stays the same."""
+    monkeypatch.setattr(connections, "MOST_REQUESTS", 0)
+    known = []
+    knows = connections.Connections.knows
+    monkeypatch.setattr(
+        connections.Connections, "knows", lambda self, came: known.append(knows(self, came)) or known[-1]
+    )
+    with serving(folder) as client:
+        host, _, port = client.host.rpartition(":")
+        head = POST + b"Content-Length: 15\r\n\r\n"
+        bodies = b'{"text": "the"}', b'{"text": "and"}'
+
+        def answers(connection: socket.socket, count: int) -> list[bytes]:
+            received = b""
+            while received.count(b"}}") < count and (part := connection.recv(65536)):
+                received += part
+            return re.findall(rb"HTTP/1.1 (\d+) ", received)
+
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            for body in (*bodies, *bodies):
+                connection.sendall(head + body)
+                assert answers(connection, 1) == [b"429"]
+            assert known == [False, True, True, True]
+            connection.sendall((head + bodies[0]) * 3)  # more than one whole request: read by the parser
+            assert answers(connection, 3) == [b"429"] * 3
+            connection.sendall(head + bodies[0][:5])  # less than one
+            time.sleep(0.05)
+            connection.sendall(bodies[0][5:])
+            assert answers(connection, 1) == [b"429"]
+            assert known[4:6] == [False, False]
+            monkeypatch.setattr(connections, "MOST_REQUESTS", 32)
+            connection.sendall(head + bodies[1])
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        last = POST + b"Connection: close\r\nContent-Length: 15\r\n\r\n" + bodies[0]
+        monkeypatch.setattr(connections, "MOST_REQUESTS", 0)
+        for _ in range(2):  # ends, as it was asked to, each time
+            assert raw(client, last).startswith(b"HTTP/1.1 429 ")
+        metrics = client.get("/metrics").body.decode()
+        assert 'glassgate_requests_total{path="other",status="429"} 10' in metrics.splitlines()
+
+
+def test_a_few_sockets_are_told_of_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last first where they are let in, else the first; one that was closed or is not read: none."""
+    monkeypatch.setattr(connections, "ASK_SECONDS", float("inf"))
+    monkeypatch.setattr(connections, "FULL_SECONDS", float("inf"))
     pairs = [socket.socketpair() for _ in range(20)]
     with connections.Selector() as selector:
-        for number, (one, other) in enumerate(pairs):
-            selector.register(one, selectors.EVENT_READ, number)
+        selector.register(pairs[10][0], selectors.EVENT_READ, 10)  # the event loop's own: before all others
+        for number, (one, _) in enumerate(pairs):
+            if number != 10:
+                selector.register(one, selectors.EVENT_READ, number)
+        for _, other in pairs:
             other.send(b"1")
+        assert [key.data for key, _ in selector.select(1.0)] == [10]
+        selector.crowded = lambda: True
         told = [key.data for key, _ in selector.select(1.0)]
-        assert len(told) == connections.SOCKETS
-        assert selector.waiting == 20 - len(told)
-        closed, unread = sorted(set(range(20)) - set(told))[:2]
-        selector.unregister(pairs[closed][0])
-        selector.modify(pairs[unread][0], selectors.EVENT_WRITE, unread)
-        while selector.waiting:
-            told += [key.data for key, _ in selector.select(1.0)]
-        assert sorted(told) == sorted(set(range(20)) - {closed, unread})
+        assert told == [19, 18, 17, 16, 15, 14, 13, 12]
+        assert selector.waiting == 11
+        selector.unregister(pairs[5][0])
+        selector.modify(pairs[2][0], selectors.EVENT_WRITE, 2)
+        selector.full = lambda: True
+        assert selector.select(0) == []  # there is time
+        assert [key.data for key, _ in selector.select(1.0)] == [0, 1, 3, 4, 6, 7]
+        selector.full = selector.crowded = lambda: False
+        assert [key.data for key, _ in selector.select(1.0)] == [8, 9, 11]
+        assert selector.waiting == 0
     for pair in pairs:
         for end in pair:
             end.close()

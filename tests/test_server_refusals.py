@@ -1,6 +1,7 @@
 """What the server refuses: each with its status and one clear line, and it goes on."""
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 
 from glassgate.errors import GlassgateError
 from glassgate.server import Server, guard, service
-from glassgate.server.engine import Call
+from glassgate.server.engine import BusyError, Call
+from glassgate.server.readers import Writer
 from serving import Client, serving, write_folder
 
 TOKEN = "0123456789abcdef"
@@ -346,6 +348,21 @@ def test_a_busy_server_says_so(folder: Path) -> None:
         assert reply.headers["retry-after"] == "1"
         assert engine.load == 0
         assert client.post("/v1/completions", {"prompt": "the", "n": 2}).status == 200
+
+
+def test_a_stream_that_cannot_begin_is_refused(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refused(self: Writer) -> None:
+        raise BusyError
+
+    monkeypatch.setattr(Writer, "begin", refused)
+    for path, body in (
+        ("/generate", {"text": "the"}),
+        ("/v1/completions", {"prompt": "the", "stream": True}),
+    ):
+        reply = client.post(path, body)
+        assert (reply.status, reply.error) == (429, "the server: is busy; ask again in a second")
+        while client.server.engine.load:
+            time.sleep(0.001)
 
 
 def test_what_takes_too_long_is_told(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

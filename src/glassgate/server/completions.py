@@ -89,6 +89,13 @@ class Completions:
             "model": self.service.name,
         }
         if body.stream:
+            try:
+                for choice in choices:
+                    if choice.writer is not None:
+                        await choice.writer.begin()
+            except BaseException:  # where the client went away, too
+                _give_up(choices)
+                raise
             return Stream(self._events(choices, body, head), lambda: _give_up(choices))
         try:
             parts = await asyncio.gather(*(self._whole(choice, body) for choice in choices))

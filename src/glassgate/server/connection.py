@@ -137,6 +137,16 @@ class Connection(asyncio.BufferedProtocol):
             if self._raw > MOST_DRAINED:
                 self._transport.abort()
             return
+        came = None
+        if self._heading and not self._raw and not self._answering and self.shared.full:
+            came = bytes(self.shared.buffer[:nbytes])
+            if self.shared.knows(came):
+                self._begun, self.due = False, inf
+                exchange = Exchange(Request("POST", "", {}))
+                self._refuse_busy(exchange)
+                self._queue.append(exchange)
+                self._next()
+                return
         if self._heading and not self._begun:
             self._begun = True
             self.due = self.shared.loop.time() + HEAD_SECONDS
@@ -149,6 +159,8 @@ class Connection(asyncio.BufferedProtocol):
             if not self._deaf:  # else it came behind a request that said it was the last
                 self._close_with(RefusedError(400, "the request: is not HTTP/1.1"))
             return
+        if came is not None and self._delayed is not None and not (self._queue or self._deaf):
+            self.shared.learn(came, int(self._headers.get(b"content-length", b"-1")))
         if self._heading:
             if self._raw > LARGEST_HEAD:
                 self._close_with(RefusedError(431, f"the head: must be at most {LARGEST_HEAD} bytes"))

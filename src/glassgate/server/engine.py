@@ -5,7 +5,8 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from time import monotonic, perf_counter, thread_time
+from math import inf, nextafter
+from time import monotonic, perf_counter, process_time, thread_time
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
@@ -19,7 +20,8 @@ from glassgate.server.pace import Pace
 __all__ = ["BusyError", "Call", "Engine", "LateError", "Reader", "Want"]
 
 QUICK = 0.005  # seconds, for which the interpreter leaves a thread alone: shorter steps need none
-TURN_SECONDS = 0.0005  # after which no further step is begun before the event loop has had its turn
+TURN_SECONDS = 0.0002  # after which no further step is begun before the event loop has had its turn
+PROMPT = 0.2  # seconds after which a text that was let in is no longer refused
 FEW = 1024  # words: rows that want at most so many are answered together, of more each by itself
 
 Event: TypeAlias = tuple["Reader | Call", Any, bool]
@@ -56,8 +58,9 @@ class Reader:
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self.cancelled = False
-        # For the engine: when it came, at which step its own began, and how many of them were answered.
-        self.entered, self.first, self.answers = 0.0, 0, 0
+        # For the engine: when it came, the processor's time then and how much of it steps had taken, and
+        # whether its client has heard of it.
+        self.entered, self.began, self.computed, self.heard = 0.0, 0.0, 0.0, False
 
     def cancel(self) -> None:
         """Say that nobody wants it any more: it is dropped before its next step."""
@@ -141,6 +144,7 @@ class Engine:
         self.load = 0
         self.steps = self.words = 0
         self._pace = Pace()
+        self._computed = 0.0  # seconds, of all steps
         self._state = network.initial_state(rows)
         self._readers: list[Reader] = []
         self._waiting: deque[Reader] = deque()
@@ -164,7 +168,7 @@ class Engine:
     @property
     def room(self) -> int:
         """How many texts and calls may be in."""
-        return self._pace.room(self.limit)
+        return int(self._pace.room(self.limit))
 
     def submit(self, work: Sequence[Reader | Call]) -> None:
         """Take in texts or calls, all or none.
@@ -180,10 +184,10 @@ class Engine:
             raise BusyError
         self.load += len(work)
         self._arrived += work
-        now = monotonic()
+        now, began = monotonic(), process_time()
         for one in work:
             if isinstance(one, Reader):
-                one.entered = now
+                one.entered, one.began, one.computed = now, began, self._computed
         if not self._turning and work:
             self._turning = True
             self._idle.clear()
@@ -191,7 +195,7 @@ class Engine:
 
     def refuse(self) -> None:
         """Take in that a request was refused for want of room, here or before it came here."""
-        self._pace.refuse(self.load)
+        self._pace.refuse()
 
     def _turn(self) -> None:
         """Take in what has come, and compute for a while."""
@@ -202,23 +206,20 @@ class Engine:
                 self._waiting.append(one)
         self._arrived.clear()
         if self._calls or self._pace.step > QUICK:
-            future = self._loop.run_in_executor(self._thread, self._work, thread_time)
+            future = self._loop.run_in_executor(self._thread, self._work)
             future.add_done_callback(lambda done: self._deliver(done.result()))
         else:
-            self._deliver(self._work(perf_counter))
+            self._deliver(self._work())
 
-    def _work(self, clock: Callable[[], float]) -> list[Event]:
-        """Make steps until the turn is over or nothing is left; return what is to be delivered.
-
-        The clock of a thread stands still while others have the interpreter; to ask it takes longer.
-        """
+    def _work(self) -> list[Event]:
+        """Make steps until the turn is over or nothing is left; return what is to be delivered."""
         events: list[Event] = []
         end = perf_counter() + TURN_SECONDS
         while True:
             try:
                 self._admit(events)
                 if self._readers:
-                    self._step(events, clock)
+                    self._step(events)
                 if self._calls:
                     self._compute(self._calls.popleft(), events)
             except Exception as error:  # whatever it is: those who wait are told, and the server goes on
@@ -231,8 +232,11 @@ class Engine:
 
     def _deliver(self, events: list[Event]) -> None:
         """Hand on what a turn brought, and see to the next one."""
+        now = process_time()
         for one, event, ended in events:
             self.load -= ended
+            if ended and isinstance(one, Reader) and not isinstance(event, Exception):
+                self._pace.leave(now - one.began, self._computed - one.computed)
             if event is not None:
                 one.deliver(event)
         if self.load:
@@ -242,25 +246,39 @@ class Engine:
             self._idle.set()
 
     def _admit(self, events: list[Event]) -> None:
-        """Drop the texts that nobody wants any more, and let in those that wait."""
+        """Drop the texts that nobody wants any more or that find no time, and let in those that wait."""
         now = monotonic()
+        since = self._refused_since(now) if self._pace.crowded(now) else inf
         for place in reversed(range(len(self._readers))):
             reader = self._readers[place]
-            if reader.cancelled or now > reader.deadline:
-                events.append((reader, LateError(), True))
+            error = _dropped(reader, now, since)
+            if error is not None:
+                events.append((reader, error, True))
                 self._remove(place)
         while self._waiting and len(self._readers) < self.rows:
             reader = self._waiting.popleft()
-            if reader.cancelled or now > reader.deadline:
-                events.append((reader, LateError(), True))
+            error = _dropped(reader, now, since)
+            if error is not None:
+                events.append((reader, error, True))
                 continue
-            reader.first = self.steps
             for part in self._state:
                 part[:, len(self._readers)] = 0
             self._readers.append(reader)
 
-    def _step(self, events: list[Event], clock: Callable[[], float]) -> None:
-        start = clock()
+    def _refused_since(self, now: float) -> float:
+        """Return the time from which on texts came that there is no room for, though they were let in.
+
+        A burst that turns out to have no end was let in up to the limit: those who came first go on, the
+        others are refused while that is still prompt. One request's texts came at one time and stay together.
+        """
+        entered = sorted(reader.entered for reader in (*self._readers, *self._waiting))
+        room = self.room
+        if len(entered) <= room:
+            return inf
+        return max(entered[room], nextafter(entered[0], inf), now - PROMPT)
+
+    def _step(self, events: list[Event]) -> None:
+        start = thread_time()
         readers = self._readers
         count = len(readers)
         state = tuple(part[:, :count] for part in self._state)
@@ -270,7 +288,10 @@ class Engine:
         wants = [(place, want) for place in range(count) if (want := readers[place].want()) is not None]
         if wants:
             self._answer(wants, state[0][-1], events)
-        self._pace.note(count, bool(wants), clock() - start)
+        seconds = thread_time() - start
+        self._computed += seconds
+        kind = max((1 + want.k.bit_length() for _, want in wants), default=0)
+        self._pace.note(count, kind, seconds)
 
     def _answer(self, wants: Sequence[tuple[int, Want]], hidden: Array, events: list[Event]) -> None:
         """Give the readers what they want after a step, and take out those that are done."""
@@ -280,12 +301,9 @@ class Engine:
         done = []
         for row, place in enumerate(places):
             reader = self._readers[place]
-            reader.answers += 1
             ended, event = reader.take(best.get(row), logs.get(row))
             if ended:
                 done.append(place)
-                quiet = self.steps - reader.first - reader.answers
-                self._pace.leave(monotonic() - reader.entered, quiet, reader.answers)
             if ended or event is not None:
                 events.append((reader, event, ended))
         for place in reversed(done):
@@ -334,3 +352,12 @@ class Engine:
             events.append((call, call.function(), True))
         except Exception as error:
             events.append((call, error, True))
+
+
+def _dropped(reader: Reader, now: float, since: float) -> Exception | None:
+    """Return why a text is dropped: it is late or unwanted, or it came when there was no room left."""
+    if reader.cancelled or now > reader.deadline:
+        return LateError()
+    if reader.entered >= since and not reader.heard:
+        return BusyError()
+    return None

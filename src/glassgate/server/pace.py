@@ -1,104 +1,104 @@
 """How much work is let in while there is more of it than can be done."""
 
+import sys
+from math import inf
 from time import monotonic
 
 __all__ = ["Pace"]
 
-SLOWER = 1.6  # how much slower than alone those who are in may become
-EASY = 1.3  # below that one more is let in
-TURN = 0.1  # seconds between two changes
+SLOWER = 1.9  # how much slower than alone those who are in may become: twice, less what varies
+USUAL = 1.15  # how many times as long as its steps a text alone stays
+GRACE = 0.0003  # seconds that do not matter
+LEAST_MORE = 0.05  # of a step: what a further text takes beside its steps is not counted
+LEAST = 2  # texts: with one alone it is never seen how much another would take
 CALM = 1.0  # seconds without a refusal after which bursts are let in again
 SHARE = 0.05  # of a new value in a running mean
-USUAL = 1.1  # how many times as long as its steps a text alone stays: it is handed over twice
+STEP_SHARE = 0.01  # of a step with several texts in one
 
 
 class Pace:
     """Lets bursts in, up to the limit; where they do not end, only as much as slows each down a little.
 
-    Each refusal is a sign that the bound is reached. While signs come, the bound is changed every 0.1 s so
-    that texts stay at most 1.6 times as long as one text alone would, waiting included; from a second after
-    the last sign on it doubles until it is the limit again.
+    A refusal is a sign that they do not end; a second without one is a sign that they did. In between, as
+    many texts may be in as keep each at most 1.9 times as long as one alone would stay, and a little more.
 
-    A text's time alone is told from its steps: what a step takes alone, with an answer and without, is known
-    from when there was one text.
+    How many these are follows from what steps take. Steps are told apart by what is wanted after them (their
+    kind); alone(kind) is the time of one with a single text. Each further text makes a step longer by the
+    share
+
+        more = sum of (seconds - alone(kind)) / sum of (texts - 1) alone(kind)
+
+    over the last steps with several texts, and between steps the loop does other work, so that texts stay
+
+        beside = sum of seconds stayed / sum of seconds computed meanwhile
+
+    times as long as their steps; without a crowd 1.15 times. So that ``texts`` stay
+    (1 + (texts - 1) more) beside / 1.15 times as long as one alone. All of these are times of the processor:
+    where others have it too, one text alone is slower as well.
 
     Attributes
     ----------
-    bound
-        How many texts are let in; None: as many as the limit allows.
     step
         How many seconds a step takes now; large, as long as that is not known.
 
     Examples
     --------
     >>> pace = Pace()
-    >>> for texts, seconds in ((1, 0.001), (64, 0.01)):
-    ...     pace.note(texts, True, seconds)
-    >>> pace.refuse(64, now=0.0)
-    >>> pace.room(128, now=0.1)
-    8
-    >>> pace.room(128, now=1.2), pace.room(128, now=1.4)
-    (16, 32)
+    >>> for texts, seconds in ((1, 0.001), (11, 0.002)):  # each further text takes a tenth
+    ...     pace.note(texts, 0, seconds)
+    >>> pace.room(128, now=0.0)
+    128
+    >>> pace.leave(1.0, 1.0)
+    >>> pace.refuse(now=0.0)
+    >>> pace.room(128, now=0.5), pace.room(128, now=1.5)  # 1 + (1.9 * 1.15 - 1) / 0.1
+    (12, 128)
     """
 
     def __init__(self) -> None:
-        self.bound: int | None = None
         self.step = 1.0
-        self._alone: dict[bool, float] = {}  # seconds of a step, with and without an answer
-        self._now: dict[bool, float] = {}
-        self._stay: float | None = None  # how many times as long as its steps would take alone a text stays
-        self._refused = self._changed = -CALM
+        self._alone: dict[int, tuple[float, int]] = {}  # seconds, and the mean of how many
+        self._longer = self._base = 0.0
+        self._stayed = self._computed = self._left = 0.0
+        self._refused = -inf
+        self._bound = sys.maxsize
 
-    def note(self, texts: int, answered: bool, seconds: float) -> None:
-        """Take in how long a step took."""
+    def note(self, texts: int, kind: int, seconds: float, now: float | None = None) -> None:
+        """Take in how long a step of some kind took, with so many texts.
+
+        What one text alone takes is learned while there is no crowd: refusals between steps slow them down.
+        """
         self.step = seconds if self.step == 1.0 else self.step + SHARE * (seconds - self.step)
-        means = self._alone if texts == 1 else self._now
-        mean = means.get(answered, seconds)
-        means[answered] = mean + SHARE * (seconds - mean)
+        alone, count = self._alone.get(kind, (seconds, 0))
+        if texts == 1 and not (count and self.crowded(now)):
+            seconds, count = min(seconds, 2 * alone), count + 1
+            self._alone[kind] = alone + max(SHARE, 1 / count) * (seconds - alone), count
+        elif texts > 1 and count:
+            longer = min(max(seconds / alone - 1, 0.0), texts - 1.0) * alone  # never more than one by one
+            self._longer += longer - STEP_SHARE * self._longer
+            self._base += (texts - 1) * alone - STEP_SHARE * self._base
 
-    def leave(self, seconds: float, quiet: int, answered: int) -> None:
-        """Take in how long a text stayed, for so many steps without and with an answer."""
-        expected = quiet * self._alone.get(False, 0.0) + answered * self._alone.get(True, 0.0)
-        if not expected:
-            return
-        stay = seconds / expected
-        self._stay = stay if self._stay is None else self._stay + SHARE * (stay - self._stay)
+    def leave(self, stayed: float, computed: float) -> None:
+        """Take in how long a text stayed, and for how much of that steps were computed."""
+        self._stayed += max(stayed, computed) - SHARE * self._stayed
+        self._computed += computed - SHARE * self._computed
+        self._left += 1 - SHARE * self._left
+        self._bound = self._most()
 
     def room(self, limit: int, now: float | None = None) -> int:
         """Return how many texts may be in."""
-        if self.bound is None:
-            return limit
-        now = monotonic() if now is None else now
-        if now - max(self._refused, self._changed - CALM + TURN) > CALM:
-            self.bound, self._changed, self._stay = 2 * self.bound, now, None
-            if self.bound >= limit:
-                self.bound = None
-                return limit
-        return self.bound
+        return min(limit, self._bound) if self.crowded(now) else limit
 
-    def refuse(self, load: int, now: float | None = None) -> None:
-        """Take in that one was refused while so many were in."""
-        self._refused = now = monotonic() if now is None else now
-        slower = self._slower
-        if now - self._changed <= TURN or not slower:
-            return
-        bound = load if self.bound is None else self.bound
-        if slower > SLOWER:
-            self.bound = max(1, int(bound * EASY / slower))
-        elif self.bound is not None and slower < EASY:
-            self.bound += 1
-        if self.bound != bound:  # what was seen before says nothing of now
-            self._changed, self._stay = now, None
-            self._now.clear()
+    def crowded(self, now: float | None = None) -> bool:
+        """Tell whether there is more work than can be done."""
+        return (monotonic() if now is None else now) - self._refused < CALM
 
-    @property
-    def _slower(self) -> float:
-        """How many times as long as alone texts stay, or steps take: texts tell late, but of all waiting.
+    def refuse(self, now: float | None = None) -> None:
+        """Take in that a request was refused."""
+        self._refused = monotonic() if now is None else now
 
-        0, as long as neither is known.
-        """
-        slower = (self._stay or 0.0) / USUAL
-        if self.bound != 1:  # else there are no steps of several
-            pairs = [(self._now.get(kind), self._alone.get(kind)) for kind in (False, True)]
-            slower = max([slower, *(many / alone for many, alone in pairs if many and alone)])
-        return slower
+    def _most(self) -> int:
+        """Return for how many texts (1 + (texts - 1) more) beside is what it may be."""
+        if not (self._stayed and self._longer):
+            return self._bound
+        spare = (SLOWER * USUAL * self._computed + GRACE * self._left) / self._stayed - 1
+        return max(LEAST, 1 + int(spare / max(self._longer / self._base, LEAST_MORE)))

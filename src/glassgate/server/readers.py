@@ -112,6 +112,7 @@ class Writer(Reader):
         self._together = together
         self._held: list[Token] = []
         self._queue: asyncio.Queue[Any] = asyncio.Queue()
+        self._first: Any = None
 
     def next(self) -> int:
         """Return the next word of the text, or the one last drawn."""
@@ -155,11 +156,18 @@ class Writer(Reader):
         """Queue it for `tokens`."""
         self._queue.put_nowait(event)
 
+    async def begin(self) -> None:
+        """Wait for the first words of a stream: until they have come, it may be refused."""
+        self._first = await self._queue.get()
+        if isinstance(self._first, BaseException):
+            raise self._first
+        self.heard = True
+
     async def tokens(self) -> AsyncGenerator[Token, None]:
         """Yield the words; whoever stops before the last one frees the engine of the rest."""
         try:
             while True:
-                event = await self._queue.get()
+                event, self._first = self._first or await self._queue.get(), None
                 if isinstance(event, BaseException):
                     raise event
                 for token in event:

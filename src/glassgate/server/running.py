@@ -27,6 +27,8 @@ from glassgate.server.service import Service
 __all__ = ["Server"]
 
 SHUTDOWN_SECONDS = 10
+WAITING = 1024  # connections that wait to be taken in
+ACCEPTED = 8  # that are taken in before others have their turn
 PREFIXES = ("", "/compared")  # of the first model's paths, and of the second's
 MEDIA = {
     ".html": "text/html; charset=utf-8",
@@ -77,7 +79,7 @@ class Server:
         services = [_service(one, token is not None, one is not folders[-1]) for one in folders]
         engines = [service.engine for service in services]
         self.engine = engines[0]
-        self._engines = engines
+        self._services = services
         metrics = Metrics(engines)
         routes = _page()
         for service, at in zip(services, PREFIXES, strict=False):
@@ -113,17 +115,20 @@ class Server:
     async def _run(self, started: Callable[[str], None] | None, selector: Selector) -> None:
         loop = asyncio.get_running_loop()
         self._loop = loop
-        shared = Connections(self.application, self._engines, selector)
-        for engine in self._engines:
-            engine.start()
-        listening = await loop.create_server(lambda: Connection(shared), sock=self._socket, backlog=1024)
+        shared = Connections(self.application, [service.engine for service in self._services], selector)
+        for service in self._services:
+            service.engine.start()
+            await service.warm_up()
+        # asyncio takes in as many connections at once as it lets wait: few, and then all others have to.
+        listening = await loop.create_server(lambda: Connection(shared), sock=self._socket, backlog=ACCEPTED)
+        self._socket.listen(WAITING)
         with _signals(loop, self._ending.set), _settled():
             if started is not None:
                 started(self.url)
             await self._ending.wait()
         listening.close()
         await shared.finish(SHUTDOWN_SECONDS)
-        await asyncio.gather(*(engine.stop() for engine in self._engines))
+        await asyncio.gather(*(service.engine.stop() for service in self._services))
 
 
 @contextmanager
@@ -213,7 +218,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-        listening.listen(1024)
+        listening.listen(WAITING)
     except OSError as error:
         if listening is not None:
             listening.close()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from math import exp, isfinite
 from pathlib import Path
 from time import monotonic
@@ -15,6 +16,7 @@ from glassgate.lens.explore import packed
 from glassgate.runtime import Model
 from glassgate.runtime.detokenise import Detokeniser
 from glassgate.runtime.output import Best
+from glassgate.runtime.sampling import Sampling
 from glassgate.runtime.traced import Traced as Seen
 from glassgate.server.answers import Answer, RefusedError, Stream, as_json
 from glassgate.server.bodies import LARGEST_BODY, LONGEST_TEXT, MOST_EDITS, Edited, Generate, Predict, Traced
@@ -25,6 +27,7 @@ from glassgate.trace import NAMES
 __all__ = ["REQUEST_SECONDS", "Service"]
 
 REQUEST_SECONDS = 10.0
+WARM_TEXTS, WARM_WORDS = (1, 1, 8), 16
 MOST_VALUES = 4 << 20  # of a trace: 16 MB as float32, 22 MB as base64
 LARGEST_SIDE_FILE = 16 << 20  # bytes of a card or of a training's course that are shown
 
@@ -56,6 +59,25 @@ class Service:
         self._about = as_json({**_about(model, folder, self.name), "compared": compared})
         self._health = as_json({"status": "ok", "version": __version__, "token": needs_token})
 
+    async def warm_up(self) -> None:
+        """Compute a little, so that the engine knows its pace before the first request."""
+        deadline = monotonic() + REQUEST_SECONDS
+        numbers, want = self.begun([0] * WARM_WORDS), Want(Predict.model_fields["k"].default)
+        words = len(self.model.vocabulary)
+        for texts in WARM_TEXTS:
+            writers = [Writer(numbers, WARM_WORDS, Sampling(), words, deadline) for _ in range(texts)]
+            predictors = [Predictor(numbers, want, deadline) for _ in range(texts)]
+            self.engine.submit(writers)
+            with suppress(LateError):
+                for writer in writers:
+                    async for _ in writer.tokens():
+                        pass
+            self.engine.submit(predictors)
+            with suppress(LateError):
+                for predictor in predictors:
+                    await predictor.future
+        self.engine.steps = self.engine.words = 0
+
     async def health(self, _: None) -> Answer:
         """Tell that the server is there, and whether it needs a token."""
         return Answer(self._health)
@@ -86,6 +108,11 @@ class Service:
         deadline = monotonic() + REQUEST_SECONDS
         writer = Writer(numbers, body.words, body.sampling, len(self.model.vocabulary), deadline)
         self.engine.submit([writer])
+        try:
+            await writer.begin()
+        except BaseException:  # where the client went away, too
+            writer.cancel()
+            raise
         return Stream(self._events(writer, self.model.vocabulary.cut(body.text)), writer.cancel)
 
     async def trace(self, body: Traced) -> Answer:
