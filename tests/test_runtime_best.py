@@ -104,6 +104,23 @@ def test_a_sketch_rules_out_what_a_share_cannot(count: int) -> None:
         output_of(config, weights).best(h, 5)
 
 
+def test_a_row_of_a_wide_bound_is_looked_at_before_its_cluster() -> None:
+    """A column of 400 that h does not see: it takes the scale of its row, whose bound says next to nothing."""
+    config, weights = barred((10, 2_000), [3.0])
+    V, h = weights["embedding.weight"], np.full((1, 64), 0.1, np.float32)
+    h[0, 0], V[700, 0] = 0, 400
+    output = output_of(config, weights)
+    ((expected, y),) = output.best(h, 5)
+    output.best(h, 5)  # makes the sketch
+    assert bounds(output, h)[0] > -1  # a share of e^3 / (e^3 + 10), times 0.3: more than the head's words
+    V[10:700] = V[701:] = np.nan
+    ((numbers, same),) = output.best(h, 5)
+    assert (numbers.tolist(), same.tolist()) == (expected.tolist(), y.tolist())
+    V[700] = np.nan
+    with pytest.raises(GlassgateError, match="are no numbers"):
+        output.best(h, 5)
+
+
 def in_every_form(V: Any) -> list[Stored]:
     V32 = V.astype(np.float32)
     bf16, int8 = packed({"V": V32}, "bf16"), packed({"V": V32}, "int8")

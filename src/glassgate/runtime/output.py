@@ -57,9 +57,10 @@ class Output:
         |z - (s q h + c)|  <=  |v - s q| |h|  =  e
         log max y          <=  max (s q h + c + e) - log(sum exp(s q h + c - e))
 
-    with y the softmax of z over the cluster, before its own share. A bound, not an estimate: what it rules
-    out cannot be among the best words, so that those stay exact. The sketch of a cluster is made when
-    it is asked for a second time.
+    with y the softmax of z over the cluster, before its own share. Where that leaves a cluster in the race,
+    the exact z of the few rows whose bound could win take the place of the maximum. Bounds, not estimates:
+    what they rule out cannot be among the best words, so that those stay exact. The sketch of a cluster is
+    made when it is asked for a second time.
 
     Examples
     --------
@@ -159,7 +160,8 @@ class Output:
 
 def _log_softmax(logits: Array) -> Array:
     """Log of the softmax of each row, in place."""
-    if not _rows.log_softmax(*logits.shape, logits.dtype == np.float64, logits):
+    rows, entries = logits.shape
+    if not _rows.log_softmax(rows, entries, logits.dtype == np.float64, logits):
         raise _damaged()
     return logits
 

@@ -15,9 +15,26 @@ namespace {
 
 constexpr Index together = 64;  // h that share the reading of V at most
 constexpr Index worth = 8;      // h that make up for starting a thread
+constexpr Index few = 32;       // rows of V that are read by themselves before all of a cluster is
 
 template <class S> void reserve(std::vector<S>& memory, Index size) {
     if (Index(memory.size()) < size) memory.resize(size);
+}
+
+// Whether the logits of all rows stay below a number, where those whose upper bounds do not are few enough to be computed.
+template <class S> bool none_reaches(const Matrix& V, const void* c, const float* highs, S reach, const S* h) {
+    Index some[few], found = 0;
+    for (Index r = 0; r < V.rows; ++r) {
+        if (S(highs[r]) < reach) continue;
+        if (found == few) return false;
+        some[found++] = r;
+    }
+    for (Index i = 0; i < found; ++i) {
+        S z;
+        products(V.part(some[i], some[i] + 1), c == nullptr ? nullptr : static_cast<const S*>(c) + some[i], 1, h, &z);
+        if (!(z < reach)) return false;
+    }
+    return true;
 }
 
 }  // namespace
@@ -28,8 +45,7 @@ template <class S> struct Output::Work {
     std::vector<std::vector<Entry<S>>> best;  // of each h, the best first
     std::vector<Entry<S>> found, merged;
     std::vector<Index> order, chosen, left;
-    std::vector<float> highest;
-    std::vector<float> single;
+    std::vector<float> least, most, highs, single;
     Rounded rounded;
     bool is_rounded = false;
 };
@@ -77,7 +93,10 @@ void Output::highest(Index cluster, Index count, const float* h, float* result) 
     rounded.round(layout_.V.width, count, h);
     std::vector<Index> all(count);
     std::iota(all.begin(), all.end(), Index(0));
-    sketch(cluster).highest(rounded, all, result);
+    const Index rows = layout_.bounds[cluster + 2] - layout_.bounds[cluster + 1];
+    std::vector<float> least(count), most(count), highs(count * rows);
+    sketch(cluster).bound(rounded, all, least.data(), most.data(), highs.data());
+    for (Index m = 0; m < count; ++m) result[m] = most[m] - least[m];
 }
 
 // Looks at a cluster for the h in work.chosen; false where its softmax is no number.
@@ -103,12 +122,18 @@ template <class S> bool Output::visit(Work<S>& work, const Wanted& wanted, Index
             work.rounded.round(width, count, single);
             work.is_rounded = true;
         }
-        reserve(work.highest, count);
-        sketch(cluster).highest(work.rounded, work.chosen, work.highest.data());
+        reserve(work.least, count);
+        reserve(work.most, count);
+        reserve(work.highs, count * rows);
+        sketch(cluster).bound(work.rounded, work.chosen, work.least.data(), work.most.data(), work.highs.data());
         work.left.clear();
         for (Index i = 0; i < Index(work.chosen.size()); ++i) {
             const Index m = work.chosen[i];
-            if (!(share(m) + S(work.highest[i]) < bar(m))) work.left.push_back(m);  // no number rules nothing out
+            const S reach = bar(m) - share(m) + S(work.least[i]);  // of a logit, to be among the best
+            if (S(work.most[i]) < reach) continue;                 // no number rules nothing out
+            if (none_reaches(layout_.V.part(start, stop), biases(start), work.highs.data() + i * rows, reach, h + m * width))
+                continue;
+            work.left.push_back(m);
         }
         work.chosen.swap(work.left);
     }

@@ -2,6 +2,9 @@
 //
 //     log max_j y_j  =  max_j z_j - log(sum_j exp(z_j))  <=  max_j (s_j + e_j) - log(sum_j exp(s_j - e_j))
 //
+// Where that is not enough, the exact z_j of the few rows whose s_j + e_j could win take the place of the maximum (output.cpp):
+// what is then left of the bound's slack is that of the sum.
+//
 // e_j is the row's own error times |h| (Cauchy and Schwarz), what rounding h to 16 bits adds, and what float32 may round.
 #include "sketch.hpp"
 
@@ -143,7 +146,7 @@ struct Seen {
     double sum = 0;
 };
 
-FOR_EACH_MACHINE void see(Seen& seen, const Rows& rows, const std::int32_t* sums) {
+FOR_EACH_MACHINE void see(Seen& seen, const Rows& rows, const std::int32_t* sums, float* highs) {
     using V = Vec<float>;
     constexpr Index lanes = width<float>;
     const V nothing{}, unit = broadcast<float>(rows.unit), length = broadcast<float>(rows.length);
@@ -160,12 +163,14 @@ FOR_EACH_MACHINE void see(Seen& seen, const Rows& rows, const std::int32_t* sums
                         4 * ulp * (c < nothing ? -c : c);
         kernels::GG_ISA::store(low + i, s - error);
         V high = s + error;
+        kernels::GG_ISA::store(highs + i, high, count);
         for (Index lane = count; lane < lanes; ++lane) high[lane] = seen.most;
         most = larger<float>(most, high);
     }
     for (Index lane = 0; lane < lanes; ++lane) seen.most = std::max(seen.most, most[lane]);
     const float shift = std::max(seen.shift, maximum(low, rows.count));
-    seen.sum = seen.sum * std::exp(seen.shift - shift) + sum_of_exponentials(low, rows.count, shift);
+    if (shift != seen.shift) seen.sum *= std::exp(seen.shift - shift);
+    seen.sum += sum_of_exponentials(low, rows.count, shift);
     seen.shift = shift;
 }
 
@@ -232,7 +237,7 @@ Sketch::Sketch(const Matrix& V, const void* c) : rows_(V.rows), width_(V.width),
         c_[r] = V.form == doubles ? float(static_cast<const double*>(c)[r]) : static_cast<const float*>(c)[r];
 }
 
-void Sketch::highest(const Rounded& h, const std::vector<Index>& chosen, float* result) const {
+void Sketch::bound(const Rounded& h, const std::vector<Index>& chosen, float* least, float* most, float* highs) const {
     const Index count = Index(chosen.size());
     std::vector<Seen> seen(count);
     std::vector<std::int16_t> memory;
@@ -251,11 +256,13 @@ void Sketch::highest(const Rounded& h, const std::vector<Index>& chosen, float* 
                 see(seen[i],
                     {start, rows, scales_.data(), errors_.data(), lengths_.data(), c_.empty() ? nullptr : c_.data(),
                      h.units[chosen[i]], h.lengths[chosen[i]], h.others[chosen[i]]},
-                    sums[i - m]);
+                    sums[i - m], highs + i * rows_ + start);
         }
     }
-    // What these lines and the exponentials round.
-    for (Index i = 0; i < count; ++i) result[i] = seen[i].most - seen[i].shift - float(std::log(seen[i].sum)) + 1e-4f;
+    for (Index i = 0; i < count; ++i) {
+        least[i] = seen[i].shift + float(std::log(seen[i].sum)) - 1e-4f;  // what these lines and the exponentials round
+        most[i] = seen[i].most;
+    }
 }
 
 }  // namespace glassgate::runtime

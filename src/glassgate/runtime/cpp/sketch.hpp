@@ -24,9 +24,10 @@ class Sketch {
     // V and c stay where they are as long as this does. Where V is int8, it is its own sketch.
     Sketch(const Matrix& V, const void* c);
 
-    // result[i] >= log(max_j y_j) for y = softmax(V h[chosen[i]] + c): a cluster whose own share times this is too small holds
-    // none of the best words.
-    void highest(const Rounded& h, const std::vector<Index>& chosen, float* result) const;
+    // With z = V h[chosen[i]] + c: least[i] <= log(sum_j exp(z_j)), and highs[i][j] >= z_j, highs [chosen, rows]; most[i] is the
+    // largest of them. So log y of the softmax is nowhere above most[i] - least[i]: a cluster whose own share times that is too
+    // small holds none of the best words.
+    void bound(const Rounded& h, const std::vector<Index>& chosen, float* least, float* most, float* highs) const;
 
   private:
     Index rows_, width_;
