@@ -21,6 +21,7 @@ namespace {
 constexpr float ulp = 1.2e-7f;     // more than twice float32's rounding
 constexpr double room = 1 + 1e-5;  // for what the norms round
 constexpr Index several = 4;       // rows that share the loads of h
+constexpr Index near = 16;         // rows that stay in the first-level cache while every h passes by
 constexpr Index lanes16 = 16;      // numbers of 16 bits in a vector
 constexpr Index largest = 127;
 
@@ -241,23 +242,24 @@ void Sketch::bound(const Rounded& h, const std::vector<Index>& chosen, float* le
     const Index count = Index(chosen.size());
     std::vector<Seen> seen(count);
     std::vector<std::int16_t> memory;
-    std::int16_t* const wide = count > 1 ? aligned(memory, block * h.stride) : nullptr;  // a block of V that all h share
-    std::int32_t sums[2][block] = {};
+    std::int16_t* const wide = count > 1 ? aligned(memory, near * h.stride) : nullptr;  // rows of V that all h share
+    std::vector<std::int32_t> sums((count + 1) * block);
     for (Index start = 0; start < rows_; start += block) {
         const Index rows = std::min(block, rows_ - start);
         const std::int8_t* const q = integers_ + start * width_;
-        if (count > 1)
-            for (Index r = 0; r < rows; ++r) std::copy(q + r * width_, q + (r + 1) * width_, wide + r * h.stride);
-        for (Index m = 0; m < count; m += 2) {
-            const Index one = chosen[m], other = chosen[std::min(m + 1, count - 1)];
-            if (count == 1) block_products(rows, width_, q, h.integers(one), sums[0]);
-            else block_products(rows, h.stride, wide, h.integers(one), h.integers(other), sums[0], sums[1]);
-            for (Index i = m; i < std::min(m + 2, count); ++i)
-                see(seen[i],
-                    {start, rows, scales_.data(), errors_.data(), lengths_.data(), c_.empty() ? nullptr : c_.data(),
-                     h.units[chosen[i]], h.lengths[chosen[i]], h.others[chosen[i]]},
-                    sums[i - m], highs + i * rows_ + start);
+        if (count == 1) block_products(rows, width_, q, h.integers(chosen[0]), sums.data());
+        for (Index r = 0; count > 1 && r < rows; r += near) {
+            const Index some = std::min(near, rows - r);
+            for (Index i = 0; i < some; ++i) std::copy(q + (r + i) * width_, q + (r + i + 1) * width_, wide + i * h.stride);
+            for (Index m = 0; m < count; m += 2)  // an odd last one is its own companion, behind the sums of all
+                block_products(some, h.stride, wide, h.integers(chosen[m]), h.integers(chosen[std::min(m + 1, count - 1)]),
+                               sums.data() + m * block + r, sums.data() + (m + 1) * block + r);
         }
+        for (Index i = 0; i < count; ++i)
+            see(seen[i],
+                {start, rows, scales_.data(), errors_.data(), lengths_.data(), c_.empty() ? nullptr : c_.data(),
+                 h.units[chosen[i]], h.lengths[chosen[i]], h.others[chosen[i]]},
+                sums.data() + i * block, highs + i * rows_ + start);
     }
     for (Index i = 0; i < count; ++i) {
         least[i] = seen[i].shift + float(std::log(seen[i].sum)) - 1e-4f;  // what these lines and the exponentials round
