@@ -116,7 +116,6 @@ class Output:
                 result[rows] = within + clusters[rows, number]
         return result
 
-    @QUIET
     def best(self, h: Array, k: int, allowed: Numbers | None = None, never: int | None = None) -> list[Best]:
         """Return the k most probable words of each row, exactly; of equals the lower number comes first.
 
