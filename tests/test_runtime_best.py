@@ -105,7 +105,7 @@ def test_a_sketch_rules_out_what_a_share_cannot(count: int) -> None:
 
 
 def test_a_row_of_a_wide_bound_is_looked_at_before_its_cluster() -> None:
-    """A column of 400 that h does not see takes the scale of its row, whose other numbers the sketch leaves out.
+    """A column of 400 that h does not see takes the scale of its row; the others are left out by the sketch.
 
     They are 1.5 in turn up and down: a logit of 0.15, and a length of 12 times 0.8 that the bound allows for.
     """

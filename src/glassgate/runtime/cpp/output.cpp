@@ -13,9 +13,10 @@ namespace glassgate::runtime {
 
 namespace {
 
-constexpr Index together = 64;  // h that share the reading of V at most
-constexpr Index worth = 8;      // h that make up for starting a thread
-constexpr Index few = 32;       // rows of V that are read by themselves before all of a cluster is
+constexpr Index together = 64;          // h that share the reading of V at most,
+constexpr Index held = Index(1) << 22;  // and how many logits of one part they may have
+constexpr Index worth = 8;              // h that make up for starting a thread
+constexpr Index few = 32;               // rows of V that are read by themselves before all of a cluster is
 
 template <class S> void reserve(std::vector<S>& memory, Index size) {
     if (Index(memory.size()) < size) memory.resize(size);
@@ -218,7 +219,9 @@ template <class S>
 Index Output::all_best(Pool<S>& pool, const Wanted& wanted, Index count, const S* h, Index threads, Index* numbers,
                        double* logs) {
     threads = std::max(Index(1), std::min(threads, count / worth));
-    const Index size = std::min(together, (count + threads - 1) / threads);
+    Index widest = 1;
+    for (Index i = 0; i <= clusters_; ++i) widest = std::max(widest, layout_.bounds[i + 1] - layout_.bounds[i]);
+    const Index size = std::min({together, (count + threads - 1) / threads, std::max(Index(1), held / widest)});
     std::atomic<Index> next{0}, found{std::min(wanted.k, layout_.V.rows)};
     std::exception_ptr failed;
     std::mutex failing;
