@@ -1,4 +1,4 @@
-"""The compiled loops of the output layer: products with V as it is stored, the best of a softmax, a bound.
+"""The compiled loops of the output layer: products with V as it is stored, softmax, the best words.
 
 ``form`` is 0 (float32), 1 (float64), 2 (bf16) or 3 (int8 with scales); a buffer is an object with a
 C-contiguous buffer of the right number of bytes.
@@ -18,29 +18,30 @@ def product(
     h: Buffer,
     y: Buffer,
 ) -> None: ...
-def best(
-    rows: int,
-    entries: int,
-    words: int,
-    k: int,
-    never: int,
-    doubles: bool,
-    allowed: Buffer | None,
-    logits: Buffer,
-    most: Buffer,
-    log_sum: Buffer,
-    values: Buffer,
-    places: Buffer,
-) -> None: ...
-def highest(
-    rows: int,
-    width: int,
-    count: int,
-    integers: Buffer,
-    scales: Buffer,
-    errors: Buffer,
-    lengths: Buffer,
-    c: Buffer | None,
-    h: Buffer,
-    result: Buffer,
-) -> None: ...
+def log_softmax(rows: int, entries: int, twice: bool, z: Buffer) -> bool: ...
+
+class Output:
+    def __init__(
+        self,
+        form: int,
+        words: int,
+        width: int,
+        bounds: Buffer,
+        V: Buffer,
+        scales: Buffer | None,
+        c: Buffer | None,
+        entries: Buffer | None,
+        entry_biases: Buffer | None,
+    ) -> None: ...
+    def best(
+        self,
+        count: int,
+        k: int,
+        never: int,
+        threads: int,
+        allowed: Buffer | None,
+        h: Buffer,
+        numbers: Buffer,
+        logs: Buffer,
+    ) -> int: ...
+    def highest(self, cluster: int, count: int, h: Buffer, result: Buffer) -> None: ...

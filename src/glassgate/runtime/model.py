@@ -41,9 +41,9 @@ def load(folder: Path | str, threads: int = 1) -> "Model":
     folder
         As ``glassgate train`` writes it.
     threads
-        That one step may use; 0: as many as `glassgate.kernels.num_threads` says. One step of one
-        text is over before a second thread has begun to help; where other work keeps the cores
-        busy, waiting for it costs far more than it saves.
+        That one step may use, and the best words of several sessions together; 0: as many as
+        `glassgate.kernels.num_threads` says. One step of one text is over before a second thread has
+        begun to help; where other work keeps the cores busy, waiting for it costs far more than it saves.
 
     Returns
     -------
@@ -330,20 +330,19 @@ class Model:
         GlassgateError
             When ``k`` is below 1, or a session has nothing to go on from or is of another model.
         """
-        begun = [""] * len(sessions) if begun is None else begun
-        self._check(sessions, len(begun))
+        self._check(sessions, len(sessions) if begun is None else len(begun))
         if k < 1:
             raise GlassgateError(f"-k: must be at least 1, got {k}")
         for session in sessions:
             session._check_begun()
+        if begun is None:
+            return [self._spelled(best) for best in self._best(sessions, k, "")] if sessions else []
         found: list[list[tuple[str, float]]] = [[] for _ in sessions]
-        spelling = self.vocabulary.words
         for prefix in dict.fromkeys(begun):
             places = [place for place, other in enumerate(begun) if other == prefix]
             best = self._best([sessions[place] for place in places], k, self.vocabulary.normalise(prefix))
-            for place, (numbers, y) in zip(places, best, strict=True):
-                words = map(spelling.__getitem__, numbers.tolist())
-                found[place] = list(zip(words, y.tolist(), strict=True))
+            for place, one in zip(places, best, strict=True):
+                found[place] = self._spelled(one)
         return found
 
     def numbers(self, text: str, unknown: bool = False) -> list[int]:
@@ -391,6 +390,10 @@ class Model:
         allowed = self.prefixes.words(prefix) if prefix else None
         network = self.network
         return network.output.best(network.features(h), k, allowed, self.vocabulary.unk)
+
+    def _spelled(self, best: Best) -> list[tuple[str, float]]:
+        numbers, y = best
+        return list(zip(map(self.vocabulary.words.__getitem__, numbers.tolist()), y.tolist(), strict=True))
 
     def _written(
         self, session: Session, before: Sequence[str], words: int, sampling: Sampling

@@ -63,7 +63,7 @@ class Network:
         projection = stored.pop("projection.weight", None)
         others = {name: tensor.unpacked() for name, tensor in stored.items()}
         self.projection = None if projection is None else Matrix(projection)
-        self.output = Output(config, V, others)
+        self.output = Output(config, V, others, threads)
         self.layers = [_layer(config, others, number) for number in range(config.layers)]
 
     def initial_state(self, sequences: int) -> State:

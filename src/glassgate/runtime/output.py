@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +10,9 @@ import numpy.typing as npt
 from glassgate.errors import GlassgateError
 from glassgate.folder.compact import Stored
 from glassgate.folder.config import ModelConfig
+from glassgate.kernels import num_threads
 from glassgate.runtime import _rows
 from glassgate.runtime.matrix import Array, Matrix, Numbers
-from glassgate.runtime.sketch import Sketch
 
 __all__ = ["QUIET", "Best", "Output"]
 
@@ -21,7 +21,6 @@ Best: TypeAlias = tuple[Numbers, npt.NDArray[np.float64]]
 
 # Weights of a damaged model may overflow: that is seen, and told, in the sum of the softmax.
 QUIET = np.errstate(over="ignore", invalid="ignore")
-NONE = np.iinfo(np.int64).max  # the number that stands where there is no word
 
 
 class Output:
@@ -35,6 +34,8 @@ class Output:
         Its output matrix, [vocabulary, width].
     weights
         The others as model.safetensors holds them, unpacked.
+    threads
+        That `best` may use for several rows; 0: as many as `glassgate.kernels.num_threads` says.
 
     Notes
     -----
@@ -46,8 +47,20 @@ class Output:
         p(word) = p_head(cluster) * p_cluster(word)        one above it
 
     A word of a cluster is at most as probable as its cluster. So the best words are exact without
-    visiting a cluster whose probability is below that of the k-th best word found so far; and of the
-    others a sketch of V in a quarter of its bytes rules out most: see `Sketch`.
+    visiting a cluster whose probability is below that of the k-th best word found so far, and the
+    clusters come from the most probable down. Of those that are left a sketch rules out most: their rows
+    in int8, each with the length of what that leaves out. With v a row of V, s q its sketch, and
+    z = v h + c its logit (Cauchy and Schwarz):
+
+    .. code-block:: text
+
+        |z - (s q h + c)|  <=  |v - s q| |h|  =  e
+        log max y          <=  max (s q h + c + e) - log(sum exp(s q h + c - e))
+
+    with y the softmax of z over the cluster, before its own share. Where that leaves a cluster in the race,
+    the exact z of the few rows whose bound could win take the place of the maximum. Bounds, not estimates:
+    what they rule out cannot be among the best words, so that those stay exact. The sketch of a cluster is
+    made when it is asked for a second time.
 
     Examples
     --------
@@ -57,7 +70,9 @@ class Output:
     [(array([0, 1]), array([0.4, 0.2]))]
     """
 
-    def __init__(self, config: ModelConfig, V: Matrix, weights: Mapping[str, Array]) -> None:
+    def __init__(
+        self, config: ModelConfig, V: Matrix, weights: Mapping[str, Array], threads: int = 1
+    ) -> None:
         c = weights.get("output.bias")
         self.words = config.vocabulary
         bounds = list(pairwise((0, *config.cutoffs, config.vocabulary)))
@@ -68,7 +83,11 @@ class Output:
         self.parts = [
             (start, V.part(start, stop), None if c is None else c[start:stop]) for start, stop in bounds
         ]
-        self.sketches = [Sketch() for _ in self.parts[1:]]
+        self.threads = threads
+        self._dtype = V.dtype
+        starts = np.array([start for start, _ in bounds] + [self.words], np.int64)
+        width = V.stored.values.shape[1]
+        self._best = _rows.Output(V.form, self.words, width, starts, *V.stored, c, entries, self.entry_biases)
 
     @QUIET
     def log_probabilities(self, h: Array) -> Array:
@@ -97,7 +116,6 @@ class Output:
                 result[rows] = within + clusters[rows, number]
         return result
 
-    @QUIET
     def best(self, h: Array, k: int, allowed: Numbers | None = None, never: int | None = None) -> list[Best]:
         """Return the k most probable words of each row, exactly; of equals the lower number comes first.
 
@@ -117,92 +135,35 @@ class Output:
         list of (numbers, probabilities)
             For each row, the more probable first. Probabilities are shares of all words.
         """
-        k = min(k, self.words)
-        logits, clusters = self._head_logits(h)
-        chosen, most, log_sum = _best(logits, self.first, k, 0, _span(allowed, 0, self.first), never)
-        clusters = clusters - most - log_sum
-        for number in np.flatnonzero((clusters >= chosen.logs[:, -1:]).any(0)).tolist():
-            start, V, c = self.parts[number + 1]
-            span = _span(allowed, start, start + len(V))
-            if span is not None and not span.size:
-                continue
-            share, bar = clusters[:, number], chosen.logs[:, -1]
-            rows = (share >= bar).nonzero()[0]
-            if rows.size:
-                highest = self.sketches[number].highest(V, c, h[rows])
-                rows = rows[~(share[rows] + highest < bar[rows])]  # no number rules nothing out
-            if rows.size:
-                found, _, _ = _best(V.product(h[rows], c), len(V), k, start, span, never)
-                np.add(found.logs, clusters[rows, number, None], out=found.logs)
-                chosen.merge(rows, found)
-        return chosen.rows()
+        count, k = len(h), min(k, self.words)
+        numbers, logs = np.empty((count, k), np.int64), np.empty((count, k), np.float64)
+        if not count:
+            return []
+        x = np.ascontiguousarray(h, self._dtype)
+        threads = 1 if count == 1 else self.threads or num_threads()
+        found = self._best.best(count, k, -1 if never is None else never, threads, allowed, x, numbers, logs)
+        if found < 0:
+            raise _damaged()
+        return list(zip(numbers[:, :found], np.exp(logs[:, :found]), strict=True))
 
     def _head(self, h: Array) -> tuple[Array, Array]:
         """Return log p of the words of the head [M, first] and of the clusters [M, clusters]."""
-        logits, _ = self._head_logits(h)
-        logs = _log_softmax(logits)
-        return logs[:, : self.first], logs[:, self.first :]
-
-    def _head_logits(self, h: Array) -> tuple[Array, Array]:
-        """Return the logits of the head, [M, first + clusters], and the clusters' alone: a view."""
         _, V, c = self.parts[0]
         logits = V.product(h, c)
         if self.entries is not None:
             entries = self.entries.product(h, self.entry_biases)
             logits = np.concatenate((logits, entries), axis=1)
-        return logits, logits[:, self.first :]
-
-
-class _Chosen(NamedTuple):
-    """The k best words of each row so far: numbers and log y, [M, k]; -inf where there are fewer."""
-
-    numbers: Numbers
-    logs: Array
-
-    def merge(self, rows: Numbers, other: "_Chosen") -> None:
-        """Let other words of some rows in; their numbers are higher than those that are there."""
-        numbers = np.concatenate((self.numbers[rows], other.numbers), axis=1)
-        logs = np.concatenate((self.logs[rows], other.logs), axis=1)
-        # Stable: of equals the lower number, which stands first, stays first.
-        order = np.argsort(-logs, axis=1, kind="stable")[:, : self.logs.shape[1]]
-        each = np.arange(len(rows))[:, None]
-        self.numbers[rows], self.logs[rows] = numbers[each, order], logs[each, order]
-
-    def rows(self) -> list[Best]:
-        """Return the words of each row with their probabilities."""
-        y = np.exp(self.logs.astype(np.float64))
-        there = self.numbers != NONE
-        return [(n[kept], row[kept]) for n, row, kept in zip(self.numbers, y, there, strict=True)]
-
-
-def _best(
-    logits: Array, words: int, k: int, start: int, span: Numbers | None, never: int | None
-) -> tuple[_Chosen, Array, Array]:
-    """Return the k best of the first words of a part with their logs, and the two parts of log sum exp."""
-    rows, doubles = len(logits), logits.dtype == np.float64
-    numbers, logs = np.empty((rows, k), np.int64), np.empty((rows, k), logits.dtype)
-    most, log_sum = np.empty((rows, 1), logits.dtype), np.empty((rows, 1), logits.dtype)
-    barred = never - start if never is not None and start <= never < start + words else -1
-    found = (most, log_sum, logs, numbers)
-    _rows.best(rows, logits.shape[1], words, k, barred, doubles, span, logits, *found)
-    if not np.isfinite(log_sum).all():
-        raise GlassgateError("the model: its probabilities are no numbers: it is damaged, or of no use")
-    numbers[numbers != NONE] += start
-    logs -= most
-    logs -= log_sum
-    return _Chosen(numbers, logs), most, log_sum
+        logs = _log_softmax(logits)
+        return logs[:, : self.first], logs[:, self.first :]
 
 
 def _log_softmax(logits: Array) -> Array:
     """Log of the softmax of each row, in place."""
-    _, most, log_sum = _best(logits, 0, 1, 0, None, None)
-    logits -= most
-    logits -= log_sum
+    rows, entries = logits.shape
+    if not _rows.log_softmax(rows, entries, logits.dtype == np.float64, logits):
+        raise _damaged()
     return logits
 
 
-def _span(allowed: Numbers | None, start: int, stop: int) -> Numbers | None:
-    """Return the allowed words of a part, from its start on; None: all."""
-    if allowed is None:
-        return None
-    return allowed[np.searchsorted(allowed, start) : np.searchsorted(allowed, stop)] - start
+def _damaged() -> GlassgateError:
+    return GlassgateError("the model: its probabilities are no numbers: it is damaged, or of no use")

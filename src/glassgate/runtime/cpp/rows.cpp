@@ -1,18 +1,21 @@
-// y = V h + c for one h: the product of the output layer in streaming. V is read once, row by row, in the form that it is
-// stored in: float32, float64, bf16 (the upper half of float32) or int8 with a scale for each row. One thread.
+// y = V h + c for one h or several: the product of the output layer in streaming. V is read once, row by row, in the form that
+// it is stored in: float32, float64, bf16 (the upper half of float32) or int8 with a scale for each row.
 //
-// The sum of a row does not depend on the other rows: any part of V gives the same bits as the whole.
+// The sum of a row depends neither on the other rows nor on the other h: any part gives the same bits as the whole.
 #include "rows.hpp"
 
+#include <algorithm>
 #include <cstring>
-#include <vector>
 
 namespace glassgate::runtime {
 
 namespace {
 
 constexpr Index lanes = 8;       // numbers in a vector
-constexpr Index group = 4;       // rows that share the loads of h
+constexpr Index group = 4;       // rows that share the loads of one h
+constexpr Index pair = 2;        // rows that share the loads of several h,
+constexpr Index several = 3;     // and how many h those are
+constexpr Index near = 16;       // rows that stay in the first-level cache while every h passes by
 constexpr Index chains = 2;      // sums of a row that do not wait for each other
 constexpr Index ahead = 8192;    // bytes that are asked for before they are needed
 constexpr Index large = 4 << 20; // bytes beyond which V comes from memory, which is faster read as one stream
@@ -69,67 +72,101 @@ struct Int8 {
     static INLINE float one(std::int8_t value) { return value; }
 };
 
-// `count` rows at once; h lies block by block in the order of the parts.
-template <class F, Index count>
-INLINE void some_rows(Index width, const typename F::Stored* V, const typename F::Sum* h, typename F::Sum* y) {
+// `count` rows with `some` h at once; each h lies block by block in the order of the parts.
+template <class F, Index count, Index some>
+INLINE void some_rows(Index width, const typename F::Stored* V, const typename F::Sum* h, typename F::Sum* y, Index stride) {
     using A = typename F::Sum;
     constexpr Index block = F::parts * lanes;
-    Lanes<A> sums[count][chains] = {};
+    Lanes<A> sums[some][count][chains] = {};
     Index j = 0;
     const auto add = [&](Index chain) __attribute__((always_inline)) {
         for (Index k = 0; k < F::parts; ++k) {
-            const auto x = read<Lanes<A>>(h + j + k * lanes);
-            for (Index r = 0; r < count; ++r) sums[r][chain] += F::part(V + r * width + j, k) * x;
+            Lanes<A> v[count];
+            for (Index r = 0; r < count; ++r) v[r] = F::part(V + r * width + j, k);
+            for (Index m = 0; m < some; ++m) {
+                const auto x = read<Lanes<A>>(h + m * width + j + k * lanes);
+                for (Index r = 0; r < count; ++r) sums[m][r][chain] += v[r] * x;
+            }
         }
-        for (Index r = 0; r < count; ++r) __builtin_prefetch(V + r * width + j + ahead / Index(sizeof(*V)), 0, 3);
+        if (some == 1)
+            for (Index r = 0; r < count; ++r) __builtin_prefetch(V + r * width + j + ahead / Index(sizeof(*V)), 0, 3);
         j += block;
     };
     while (j + chains * block <= width)
         for (Index chain = 0; chain < chains; ++chain) add(chain);
     for (Index chain = 0; chain < chains && j + block <= width; ++chain) add(chain);
-    for (Index r = 0; r < count; ++r) {
-        Lanes<A> all = sums[r][0];
-        for (Index chain = 1; chain < chains; ++chain) all += sums[r][chain];
-        A sum = ((all[0] + all[4]) + (all[2] + all[6])) + ((all[1] + all[5]) + (all[3] + all[7]));
-        for (Index k = j; k < width; ++k) sum += F::one(V[r * width + k]) * h[k];
-        y[r] = sum;
+    for (Index m = 0; m < some; ++m)
+        for (Index r = 0; r < count; ++r) {
+            Lanes<A> all = sums[m][r][0];
+            for (Index chain = 1; chain < chains; ++chain) all += sums[m][r][chain];
+            A sum = ((all[0] + all[4]) + (all[2] + all[6])) + ((all[1] + all[5]) + (all[3] + all[7]));
+            for (Index k = j; k < width; ++k) sum += F::one(V[r * width + k]) * h[m * width + k];
+            y[m * stride + r] = sum;
+        }
+}
+
+template <class F, Index some>
+INLINE void block_of_rows(Index rows, Index width, const typename F::Stored* V, const typename F::Sum* h, typename F::Sum* y,
+                          Index stride) {
+    Index r = 0;
+    for (; r + pair <= rows; r += pair) some_rows<F, pair, some>(width, V + r * width, h, y + r, stride);
+    for (; r < rows; ++r) some_rows<F, 1, some>(width, V + r * width, h, y + r, stride);
+}
+
+template <class F> INLINE void all_rows(const Matrix& matrix, const void* bias, Index count, const void* h, void* out) {
+    using A = typename F::Sum;
+    const Index rows = matrix.rows, width = matrix.width;
+    const auto* V = static_cast<const typename F::Stored*>(matrix.values);
+    const A *x = static_cast<const A*>(h), *c = static_cast<const A*>(bias);
+    A* const all = static_cast<A*>(out);
+    constexpr Index block = F::parts * lanes;
+    std::vector<A> ordered;
+    if (F::parts > 1) {
+        ordered.assign(x, x + count * width);
+        for (Index m = 0; m < count; ++m)
+            for (Index j = m * width; j + block <= (m + 1) * width; j += block)
+                for (Index k = 0; k < F::parts; ++k)
+                    for (Index lane = 0; lane < lanes; ++lane) ordered[j + k * lanes + lane] = x[j + lane * F::parts + k];
+        x = ordered.data();
+    }
+    if (count == 1) {
+        // Numbers that need no unpacking wait for memory alone.
+        const bool one_stream = F::parts == 1 && rows * width * Index(sizeof(*V)) > large;
+        Index row = 0;
+        for (; !one_stream && row + group <= rows; row += group) some_rows<F, group, 1>(width, V + row * width, x, all + row, rows);
+        for (; row < rows; ++row) some_rows<F, 1, 1>(width, V + row * width, x, all + row, rows);
+    } else {
+        for (Index row = 0; row < rows; row += near) {
+            const Index some = std::min(near, rows - row);
+            Index m = 0;
+            for (; m + several <= count; m += several)
+                block_of_rows<F, several>(some, width, V + row * width, x + m * width, all + m * rows + row, rows);
+            for (; m < count; ++m) block_of_rows<F, 1>(some, width, V + row * width, x + m * width, all + m * rows + row, rows);
+        }
+    }
+    for (A* y = all; y < all + count * rows; y += rows) {
+        if (matrix.scales != nullptr)
+            for (Index r = 0; r < rows; ++r) y[r] *= static_cast<A>(matrix.scales[r]);
+        if (c != nullptr)
+            for (Index r = 0; r < rows; ++r) y[r] += c[r];
     }
 }
 
-template <class F>
-INLINE void all_rows(Index rows, Index width, const void* matrix, const float* scales, const void* bias, const void* h,
-                     void* out) {
-    using A = typename F::Sum;
-    const auto* V = static_cast<const typename F::Stored*>(matrix);
-    const A *from = static_cast<const A*>(h), *c = static_cast<const A*>(bias);
-    A* y = static_cast<A*>(out);
-    constexpr Index block = F::parts * lanes;
-    std::vector<A> ordered(from, from + width);
-    for (Index j = 0; F::parts > 1 && j + block <= width; j += block)
-        for (Index k = 0; k < F::parts; ++k)
-            for (Index lane = 0; lane < lanes; ++lane) ordered[j + k * lanes + lane] = from[j + lane * F::parts + k];
-    const A* x = ordered.data();
-    // Numbers that need no unpacking wait for memory alone. The sum of a row is the same either way.
-    const bool one_stream = F::parts == 1 && rows * width * Index(sizeof(*V)) > large;
-    Index row = 0;
-    for (; !one_stream && row + group <= rows; row += group) some_rows<F, group>(width, V + row * width, x, y + row);
-    for (; row < rows; ++row) some_rows<F, 1>(width, V + row * width, x, y + row);
-    if (scales != nullptr)
-        for (Index r = 0; r < rows; ++r) y[r] *= static_cast<A>(scales[r]);
-    if (c != nullptr)
-        for (Index r = 0; r < rows; ++r) y[r] += c[r];
-}
+#define PRODUCTS(name, Form)                                                                                            \
+    FOR_EACH_MACHINE void name(const Matrix& V, const void* c, Index count, const void* h, void* y) {                  \
+        all_rows<Form>(V, c, count, h, y);                                                                              \
+    }
+PRODUCTS(products_single, Single)
+PRODUCTS(products_double, Double)
+PRODUCTS(products_bf16, Bf16)
+PRODUCTS(products_int8, Int8)
 
 }  // namespace
 
-#define PRODUCT(name, Form)                                                                                              \
-    FOR_EACH_MACHINE void name(Index rows, Index width, const void* V, const float* scales, const void* c, const void* h, \
-                               void* y) {                                                                               \
-        all_rows<Form>(rows, width, V, scales, c, h, y);                                                                 \
-    }
-PRODUCT(product_single, Single)
-PRODUCT(product_double, Double)
-PRODUCT(product_bf16, Bf16)
-PRODUCT(product_int8, Int8)
+void products(const Matrix& V, const void* c, Index count, const void* h, void* y) {
+    constexpr void (*run[])(const Matrix&, const void*, Index, const void*, void*) = {products_single, products_double,
+                                                                                      products_bf16, products_int8};
+    run[V.form](V, c, count, h, y);
+}
 
 }  // namespace glassgate::runtime

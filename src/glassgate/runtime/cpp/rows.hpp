@@ -1,7 +1,10 @@
-// What the output layer computes in streaming, one thread each; bindings.cpp checks the sizes of the buffers.
+// What the output layer computes in streaming: products with V as it is stored, and the exact best words of a softmax.
+// bindings.cpp checks the sizes of the buffers.
 #pragma once
 
 #include <cstdint>
+#include <utility>
+#include <vector>
 
 namespace glassgate::runtime {
 
@@ -14,36 +17,48 @@ using Index = std::int64_t;
 #endif
 #define INLINE inline __attribute__((always_inline))
 
-// y = V h + c. V [rows, width] in one form, scales [rows] with int8 alone; c may be null.
-void product_single(Index rows, Index width, const void* V, const float* scales, const void* c, const void* h, void* y);
-void product_double(Index rows, Index width, const void* V, const float* scales, const void* c, const void* h, void* y);
-void product_bf16(Index rows, Index width, const void* V, const float* scales, const void* c, const void* h, void* y);
-void product_int8(Index rows, Index width, const void* V, const float* scales, const void* c, const void* h, void* y);
+enum Form { single, doubles, bf16, int8 };
 
-// The softmax of each row of logits [rows, entries], and its k best entries.
-//
-//     most[r]      = max_j logits[r][j]
-//     log_sum[r]   = log(sum_j exp(logits[r][j] - most[r]))
-//     values[r], places[r]: the k largest of the first `words` logits, the larger first; of equals the earlier first.
-//
-// `allowed` [count], rising: only these places may come; null: all. `never` may not come; -1: none is barred. Where fewer than
-// k may come, the values behind them are -infinity and the places the largest Index.
+// Rows of V as they lie in memory; scales [rows] with int8 alone. What is computed with it, and c, is float, but double for
+// double.
+struct Matrix {
+    Form form;
+    Index rows, width;
+    const void* values;
+    const float* scales;
+
+    Index row_bytes() const { return width * (form == single ? 4 : form == doubles ? 8 : form == bf16 ? 2 : 1); }
+    Matrix part(Index start, Index stop) const {
+        const auto* const bytes = static_cast<const char*>(values);
+        return {form, stop - start, width, bytes + start * row_bytes(), scales == nullptr ? nullptr : scales + start};
+    }
+};
+
+// y[m] = V h[m] + c: h [count, width], y [count, V.rows]; c may be null. An element of y has the same bits whatever other rows
+// and other h are there. One thread.
+void products(const Matrix& V, const void* c, Index count, const void* h, void* y);
+
+// Log of the softmax of each row of z [rows, entries], in place; false where a sum is no number.
+bool log_softmax(Index rows, Index entries, float* z);
+bool log_softmax(Index rows, Index entries, double* z);
+
+// A number and its place; the better has the larger number, of equals the lower place.
+template <class S> using Entry = std::pair<S, Index>;
+template <class S> INLINE bool better(const Entry<S>& a, const Entry<S>& b) {
+    return a.first > b.first || (a.first == b.first && a.second < b.second);
+}
+
+// Which of the first `words` entries of a row may be chosen: those of `allowed` [count], rising, or all where it is null; never
+// `never`. Both are counted from -start on.
 struct Choice {
-    Index rows, entries, words, k, never, count;
+    Index entries, words, k, start, never, count;
     const Index* allowed;
 };
-void best_single(const Choice& choice, const float* logits, float* most, float* log_sum, float* values, Index* places);
-void best_double(const Choice& choice, const double* logits, double* most, double* log_sum, double* values, Index* places);
-
-// V, roughly: rows of int8 with a scale, and how far each row of V may be from it.
-struct Sketch {
-    Index rows, width;
-    const std::int8_t* integers;  // [rows, width]
-    const float *scales, *errors, *lengths;  // [rows]: |V - scale * integers| and max(|V|, |scale * integers|), 2-norms
-    const float* c;  // [rows], or null
+template <class S> struct Softmax {
+    S most, log_sum;  // max_j z_j, and log(sum_j exp(z_j - most))
 };
-// result[m] >= log(max_j y_j) for y = softmax(V h[m] + c), from the sketch alone: a cluster whose own share times this is too
-// small holds none of the best words. h [count, width].
-void highest_log_shares(const Sketch& sketch, Index count, const float* h, float* result);
+// The k best entries, the best first, at places counted from -start on as well; fewer where there are no more.
+Softmax<float> best_entries(const Choice& choice, const float* z, std::vector<Entry<float>>& best);
+Softmax<double> best_entries(const Choice& choice, const double* z, std::vector<Entry<double>>& best);
 
 }  // namespace glassgate::runtime

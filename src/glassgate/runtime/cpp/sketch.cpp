@@ -2,147 +2,269 @@
 //
 //     log max_j y_j  =  max_j z_j - log(sum_j exp(z_j))  <=  max_j (s_j + e_j) - log(sum_j exp(s_j - e_j))
 //
+// Where that is not enough, the exact z_j of the few rows whose s_j + e_j could win take the place of the maximum (output.cpp):
+// what is then left of the bound's slack is that of the sum.
+//
 // e_j is the row's own error times |h| (Cauchy and Schwarz), what rounding h to 16 bits adds, and what float32 may round.
-#include "rows.hpp"
+#include "sketch.hpp"
 
 #include "softmax.hpp"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 namespace glassgate::runtime {
 
 namespace {
 
-constexpr float ulp = 1.2e-7f;  // more than twice float32's rounding
-constexpr Index several = 4;    // rows that share the loads of h
+constexpr float ulp = 1.2e-7f;     // more than twice float32's rounding
+constexpr double room = 1 + 1e-5;  // for what the norms round
+constexpr Index several = 4;       // rows that share the loads of h
+constexpr Index near = 16;         // rows that stay in the first-level cache while every h passes by
+constexpr Index lanes16 = 16;      // numbers of 16 bits in a vector
+constexpr Index largest = 127;
 
-// Memory from the start of a cache line on: a vector that lies across two lines takes two reads.
-class Integers {
-  public:
-    explicit Integers(Index size) : memory_(size + line) {}
-    std::int16_t* data() {
-        const auto past = reinterpret_cast<std::uintptr_t>(memory_.data()) / sizeof(std::int16_t) % line;
-        return memory_.data() + (line - past);
+// What a row of V says exactly, and its nearest whole numbers.
+template <class T> double exactly(const Matrix& V, Index at) { return double(static_cast<const T*>(V.values)[at]); }
+double number(const Matrix& V, Index row, Index j) {
+    const Index at = row * V.width + j;
+    switch (V.form) {
+        case single: return exactly<float>(V, at);
+        case doubles: return exactly<double>(V, at);
+        case int8: return double(V.scales[row]) * exactly<std::int8_t>(V, at);
+        default: break;
     }
-
-  private:
-    static constexpr Index line = 32;
-    std::vector<std::int16_t> memory_;
-};
-
-// One h in 16 bits, and what that costs.
-struct Rounded {
-    Integers integers;
-    float unit, length, others;  // h ~ unit * integers; |h|; what is added to e_j for each length of a row
-};
-
-INLINE Rounded rounded(Index width, const float* h) {
-    // No sum of products with int8, in whatever order, leaves 32 bits.
-    const float reach = std::floor(std::min(32767.0f, 2147483000.0f / (127.0f * float(width))));
-    float largest = 0, squares = 0, off = 0;
-    for (Index j = 0; j < width; ++j) largest = std::max(largest, std::abs(h[j]));
-    Rounded x{Integers(width), largest / reach, 0, 0};
-    std::int16_t* const integers = x.integers.data();
-    const float inverse = largest > 0 ? 1 / x.unit : 0;
-    for (Index j = 0; j < width; ++j) {
-        const float nearest = std::nearbyint(h[j] * inverse), left = h[j] - x.unit * nearest;
-        integers[j] = std::int16_t(nearest);
-        squares += h[j] * h[j];
-        off += left * left;
-    }
-    const float slack = 1 + float(width) * ulp;
-    x.length = std::sqrt(squares) * slack;
-    x.others = std::sqrt(off) * slack + float(width + 8) * ulp * x.length;
-    return x;
+    const std::uint32_t bits = std::uint32_t(static_cast<const std::uint16_t*>(V.values)[at]) << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
 }
 
-// sums[r] = sum_j q[r][j] x[j] for the rows of a block; four of them share the loads of x.
-INLINE void products(Index rows, Index width, const std::int8_t* q, const std::int16_t* x, std::int32_t* sums) {
+INLINE std::int8_t whole(double value) {  // what is no number becomes one, and its error none
+    const double bound = value > -largest ? value < largest ? value : largest : -largest;
+    return std::int8_t(std::nearbyint(bound));
+}
+
+// sums[r] = sum_j q[r][j] x[j] for the rows of a block.
+void plain_products(Index rows, Index width, const std::int8_t* q, const std::int16_t* x, std::int32_t* sums) {
+    for (Index r = 0; r < rows; ++r) {
+        std::int32_t sum = 0;
+        for (Index j = 0; j < width; ++j) sum += std::int32_t(q[r * width + j]) * x[j];
+        sums[r] = sum;
+    }
+}
+// The same for two h; rows in 16 bits, `stride` apart.
+void plain_products(Index rows, Index stride, const std::int16_t* q, const std::int16_t* x, const std::int16_t* y,
+                    std::int32_t* of_x, std::int32_t* of_y) {
+    for (Index r = 0; r < rows; ++r) {
+        std::int32_t first = 0, second = 0;
+        for (Index j = 0; j < stride; ++j) {
+            first += std::int32_t(q[r * stride + j]) * x[j];
+            second += std::int32_t(q[r * stride + j]) * y[j];
+        }
+        of_x[r] = first, of_y[r] = second;
+    }
+}
+
+#if defined(__x86_64__)
+#define AVX2 __attribute__((target("avx2")))
+
+AVX2 INLINE std::int32_t total(__m256i sums) {
+    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xB1)));
+}
+
+AVX2 void fast_products(Index rows, Index width, const std::int8_t* q, const std::int16_t* x, std::int32_t* sums) {
+    constexpr Index ahead = 4096;  // bytes that are asked for before they are needed
     for (Index r = 0; r < rows; r += several) {
         const std::int8_t* row[several];
         for (Index i = 0; i < several; ++i) row[i] = q + std::min(r + i, rows - 1) * width;
-        std::int32_t first = 0, second = 0, third = 0, fourth = 0;
-        for (Index j = 0; j < width; ++j) {
-            first += std::int32_t(row[0][j]) * x[j];
-            second += std::int32_t(row[1][j]) * x[j];
-            third += std::int32_t(row[2][j]) * x[j];
-            fourth += std::int32_t(row[3][j]) * x[j];
+        __m256i part[several] = {};
+        Index j = 0;
+        for (; j + lanes16 <= width; j += lanes16) {
+            const __m256i h = _mm256_load_si256(reinterpret_cast<const __m256i*>(x + j));
+            for (Index i = 0; i < several; ++i) {
+                const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(row[i] + j));
+                part[i] = _mm256_add_epi32(part[i], _mm256_madd_epi16(h, _mm256_cvtepi8_epi16(v)));
+            }
+            _mm_prefetch(reinterpret_cast<const char*>(row[0] + several * j + ahead), _MM_HINT_T0);
         }
-        sums[r] = first, sums[r + 1] = second, sums[r + 2] = third, sums[r + 3] = fourth;
+        for (Index i = 0; i < several; ++i) {
+            std::int32_t sum = total(part[i]);
+            for (Index k = j; k < width; ++k) sum += std::int32_t(row[i][k]) * x[k];
+            sums[r + i] = sum;
+        }
     }
 }
 
-// The same for two h, which share the loads of the rows: those are read from 16 bits.
-INLINE void products(Index rows, Index width, const std::int16_t* q, const std::int16_t* x, const std::int16_t* y,
-                     std::int32_t* of_x, std::int32_t* of_y) {
+AVX2 INLINE __m256i at(const std::int16_t* from) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(from)); }
+
+AVX2 void fast_products(Index rows, Index stride, const std::int16_t* q, const std::int16_t* x, const std::int16_t* y,
+                        std::int32_t* of_x, std::int32_t* of_y) {
     for (Index r = 0; r < rows; r += several) {
         const std::int16_t* row[several];
-        for (Index i = 0; i < several; ++i) row[i] = q + std::min(r + i, rows - 1) * width;
-        std::int32_t x0 = 0, x1 = 0, x2 = 0, x3 = 0, y0 = 0, y1 = 0, y2 = 0, y3 = 0;
-        for (Index j = 0; j < width; ++j) {
-            x0 += std::int32_t(row[0][j]) * x[j], y0 += std::int32_t(row[0][j]) * y[j];
-            x1 += std::int32_t(row[1][j]) * x[j], y1 += std::int32_t(row[1][j]) * y[j];
-            x2 += std::int32_t(row[2][j]) * x[j], y2 += std::int32_t(row[2][j]) * y[j];
-            x3 += std::int32_t(row[3][j]) * x[j], y3 += std::int32_t(row[3][j]) * y[j];
+        for (Index i = 0; i < several; ++i) row[i] = q + std::min(r + i, rows - 1) * stride;
+        __m256i first[several] = {}, second[several] = {};
+        for (Index j = 0; j < stride; j += lanes16) {
+            const __m256i g = at(x + j), h = at(y + j);
+            for (Index i = 0; i < several; ++i) {
+                const __m256i v = at(row[i] + j);
+                first[i] = _mm256_add_epi32(first[i], _mm256_madd_epi16(g, v));
+                second[i] = _mm256_add_epi32(second[i], _mm256_madd_epi16(h, v));
+            }
         }
-        of_x[r] = x0, of_x[r + 1] = x1, of_x[r + 2] = x2, of_x[r + 3] = x3;
-        of_y[r] = y0, of_y[r + 1] = y1, of_y[r + 2] = y2, of_y[r + 3] = y3;
+        for (Index i = 0; i < several; ++i) of_x[r + i] = total(first[i]), of_y[r + i] = total(second[i]);
     }
 }
 
+template <class... Arguments> void block_products(Arguments... arguments) {
+    static const bool fast = __builtin_cpu_supports("avx2");
+    if (fast) fast_products(arguments...);
+    else plain_products(arguments...);
+}
+#else
+template <class... Arguments> void block_products(Arguments... arguments) { plain_products(arguments...); }
+#endif
+
+std::int16_t* aligned(std::vector<std::int16_t>& memory, Index size) {
+    constexpr Index line = 32;  // a vector that lies across two cache lines takes two reads
+    if (Index(memory.size()) < size + line) memory.resize(size + line);
+    const auto past = reinterpret_cast<std::uintptr_t>(memory.data()) / sizeof(std::int16_t) % line;
+    return memory.data() + (line - past);
+}
+
+// What is known of one h in one block, beside the sums of products.
+struct Rows {
+    Index start, count;
+    const float *scales, *errors, *lengths, *c;
+    float unit, length, others;
+};
 // max_j (s_j + e_j), and log(sum_j exp(s_j - e_j)) as a shift and a sum.
 struct Seen {
     float most = -std::numeric_limits<float>::infinity(), shift = -std::numeric_limits<float>::infinity();
     double sum = 0;
 };
 
-INLINE void see(Seen& seen, const Sketch& sketch, const Rounded& x, Index start, Index rows, const std::int32_t* sums) {
+FOR_EACH_MACHINE void see(Seen& seen, const Rows& rows, const std::int32_t* sums, float* highs) {
     using V = Vec<float>;
     constexpr Index lanes = width<float>;
-    const V nothing{}, unit = broadcast<float>(x.unit), length = broadcast<float>(x.length), others = broadcast<float>(x.others);
+    const V nothing{}, unit = broadcast<float>(rows.unit), length = broadcast<float>(rows.length);
+    const V others = broadcast<float>(rows.others);
     float low[block];
     V most = broadcast<float>(seen.most);
-    for (Index i = 0; i < rows; i += lanes) {
-        const Index r = start + i, count = std::min(lanes, rows - i);
-        kernels::GG_ISA::Mask<float> whole;
-        std::memcpy(&whole, sums + i, sizeof whole);
-        const V c = sketch.c == nullptr ? nothing : load(sketch.c + r, count);
-        const V s = __builtin_convertvector(whole, V) * (unit * load(sketch.scales + r, count)) + c;
-        const V error = load(sketch.errors + r, count) * length + load(sketch.lengths + r, count) * others +
+    for (Index i = 0; i < rows.count; i += lanes) {
+        const Index r = rows.start + i, count = std::min(lanes, rows.count - i);
+        kernels::GG_ISA::Mask<float> products;
+        std::memcpy(&products, sums + i, sizeof products);
+        const V c = rows.c == nullptr ? nothing : load(rows.c + r, count);
+        const V s = __builtin_convertvector(products, V) * (unit * load(rows.scales + r, count)) + c;
+        const V error = load(rows.errors + r, count) * length + load(rows.lengths + r, count) * others +
                         4 * ulp * (c < nothing ? -c : c);
         kernels::GG_ISA::store(low + i, s - error);
         V high = s + error;
+        kernels::GG_ISA::store(highs + i, high, count);
         for (Index lane = count; lane < lanes; ++lane) high[lane] = seen.most;
         most = larger<float>(most, high);
     }
     for (Index lane = 0; lane < lanes; ++lane) seen.most = std::max(seen.most, most[lane]);
-    const float shift = std::max(seen.shift, maximum(low, rows));
-    seen.sum = seen.sum * std::exp(seen.shift - shift) + sum_of_exponentials(low, rows, shift);
+    const float shift = std::max(seen.shift, maximum(low, rows.count));
+    if (shift != seen.shift) seen.sum *= std::exp(seen.shift - shift);
+    seen.sum += sum_of_exponentials(low, rows.count, shift);
     seen.shift = shift;
 }
 
 }  // namespace
 
-FOR_EACH_MACHINE void highest_log_shares(const Sketch& sketch, Index count, const float* h, float* result) {
-    const Index width = sketch.width;
-    std::vector<Rounded> vectors;
-    for (Index m = 0; m < count; ++m) vectors.push_back(rounded(width, h + m * width));
-    std::vector<Seen> seen(count);
-    Integers wide(count > 1 ? block * width : 0);  // a block of V that all h share
-    std::int32_t sums[2][block] = {};
-    for (Index start = 0; start < sketch.rows; start += block) {
-        const Index rows = std::min(block, sketch.rows - start);
-        const std::int8_t* const q = sketch.integers + start * width;
-        std::int16_t* const same = wide.data();
-        for (Index i = 0; count > 1 && i < rows * width; ++i) same[i] = q[i];
-        for (Index m = 0; m < count; m += 2) {
-            Rounded &one = vectors[m], &other = vectors[std::min(m + 1, count - 1)];
-            if (count == 1) products(rows, width, q, one.integers.data(), sums[0]);
-            else products(rows, width, same, one.integers.data(), other.integers.data(), sums[0], sums[1]);
-            see(seen[m], sketch, one, start, rows, sums[0]);
-            if (m + 1 < count) see(seen[m + 1], sketch, other, start, rows, sums[1]);
+void Rounded::round(Index width, Index count, const float* h) {
+    stride = (width + lanes16 - 1) / lanes16 * lanes16;
+    first_ = aligned(memory_, count * stride);
+    std::fill(first_, first_ + count * stride, std::int16_t(0));
+    units.resize(count), lengths.resize(count), others.resize(count);
+    // No sum of products with int8, in whatever order, leaves 32 bits.
+    const float reach = std::floor(std::min(32767.0f, 2147483000.0f / (128.0f * float(width))));
+    for (Index m = 0; m < count; ++m, h += width) {
+        float most = 0, squares = 0, off = 0;
+        for (Index j = 0; j < width; ++j) most = std::max(most, std::abs(h[j]));
+        const float unit = most / reach, inverse = unit > 0 ? 1 / unit : 0;
+        for (Index j = 0; j < width; ++j) {
+            const float nearest = std::max(-reach, std::min(reach, std::nearbyint(h[j] * inverse)));
+            const float left = h[j] - unit * nearest;
+            first_[m * stride + j] = std::int16_t(nearest);
+            squares += h[j] * h[j];
+            off += left * left;
         }
+        const float slack = 1 + float(width) * ulp;
+        units[m] = unit;
+        lengths[m] = std::sqrt(squares) * slack;
+        others[m] = std::sqrt(off) * slack + float(width + 8) * ulp * lengths[m];
     }
-    // What these lines and the exponentials round.
-    for (Index m = 0; m < count; ++m) result[m] = seen[m].most - seen[m].shift - float(std::log(seen[m].sum)) + 1e-4f;
+}
+
+Sketch::Sketch(const Matrix& V, const void* c) : rows_(V.rows), width_(V.width), errors_(V.rows), lengths_(V.rows) {
+    if (V.form == int8) {
+        integers_ = static_cast<const std::int8_t*>(V.values);
+        scales_.assign(V.scales, V.scales + V.rows);
+    } else {
+        made_.resize(rows_ * width_);
+        integers_ = made_.data();
+        scales_.resize(rows_);
+    }
+    std::vector<double> exact(width_);
+    for (Index r = 0; r < rows_; ++r) {
+        double most = 0, left = 0, squares = 0, others = 0;
+        for (Index j = 0; j < width_; ++j) {
+            exact[j] = number(V, r, j);
+            most = std::max(most, std::abs(exact[j]));
+        }
+        if (V.form != int8) {
+            scales_[r] = float(most / largest);
+            const double inverse = scales_[r] > 0 ? 1 / double(scales_[r]) : 0;
+            for (Index j = 0; j < width_; ++j) made_[r * width_ + j] = whole(exact[j] * inverse);
+        }
+        for (Index j = 0; j < width_; ++j) {
+            const double near = double(scales_[r]) * integers_[r * width_ + j];
+            left += (exact[j] - near) * (exact[j] - near);
+            squares += exact[j] * exact[j];
+            others += near * near;
+        }
+        errors_[r] = float(room * std::sqrt(left));
+        lengths_[r] = float(room * std::sqrt(std::max(squares, others)));
+    }
+    if (c == nullptr) return;
+    c_.resize(rows_);
+    for (Index r = 0; r < rows_; ++r)
+        c_[r] = V.form == doubles ? float(static_cast<const double*>(c)[r]) : static_cast<const float*>(c)[r];
+}
+
+void Sketch::bound(const Rounded& h, const std::vector<Index>& chosen, float* least, float* most, float* highs) const {
+    const Index count = Index(chosen.size());
+    std::vector<Seen> seen(count);
+    std::vector<std::int16_t> memory;
+    std::int16_t* const wide = count > 1 ? aligned(memory, near * h.stride) : nullptr;  // rows of V that all h share
+    std::vector<std::int32_t> sums((count + 1) * block);
+    for (Index start = 0; start < rows_; start += block) {
+        const Index rows = std::min(block, rows_ - start);
+        const std::int8_t* const q = integers_ + start * width_;
+        if (count == 1) block_products(rows, width_, q, h.integers(chosen[0]), sums.data());
+        for (Index r = 0; count > 1 && r < rows; r += near) {
+            const Index some = std::min(near, rows - r);
+            for (Index i = 0; i < some; ++i) std::copy(q + (r + i) * width_, q + (r + i + 1) * width_, wide + i * h.stride);
+            for (Index m = 0; m < count; m += 2)  // an odd last one is its own companion, behind the sums of all
+                block_products(some, h.stride, wide, h.integers(chosen[m]), h.integers(chosen[std::min(m + 1, count - 1)]),
+                               sums.data() + m * block + r, sums.data() + (m + 1) * block + r);
+        }
+        for (Index i = 0; i < count; ++i)
+            see(seen[i],
+                {start, rows, scales_.data(), errors_.data(), lengths_.data(), c_.empty() ? nullptr : c_.data(),
+                 h.units[chosen[i]], h.lengths[chosen[i]], h.others[chosen[i]]},
+                sums.data() + i * block, highs + i * rows_ + start);
+    }
+    for (Index i = 0; i < count; ++i) {
+        least[i] = seen[i].shift + float(std::log(seen[i].sum)) - 1e-4f;  // what these lines and the exponentials round
+        most[i] = seen[i].most;
+    }
 }
 
 }  // namespace glassgate::runtime

@@ -1,0 +1,262 @@
+// A word of a cluster is at most as probable as its cluster, so that one whose share is below the k-th best word so far need
+// not be looked at; of the others the sketch rules out most. Those with the largest share come first: they raise the bar.
+#include "output.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <exception>
+#include <limits>
+#include <numeric>
+#include <thread>
+
+namespace glassgate::runtime {
+
+namespace {
+
+constexpr Index together = 64;          // h that share the reading of V at most,
+constexpr Index held = Index(1) << 22;  // and how many logits of one part they may have
+constexpr Index worth = 8;              // h that make up for starting a thread
+constexpr Index few = 32;               // rows of V that are read by themselves before all of a cluster is
+
+template <class S> void reserve(std::vector<S>& memory, Index size) {
+    if (Index(memory.size()) < size) memory.resize(size);
+}
+
+// Whether the logits of all rows stay below a number, where those whose upper bounds do not are few enough to be computed.
+template <class S> bool none_reaches(const Matrix& V, const void* c, const float* highs, S reach, const S* h) {
+    Index some[few], found = 0;
+    for (Index r = 0; r < V.rows; ++r) {
+        if (S(highs[r]) < reach) continue;
+        if (found == few) return false;
+        some[found++] = r;
+    }
+    for (Index i = 0; i < found; ++i) {
+        S z;
+        products(V.part(some[i], some[i] + 1), c == nullptr ? nullptr : static_cast<const S*>(c) + some[i], 1, h, &z);
+        if (!(z < reach)) return false;
+    }
+    return true;
+}
+
+}  // namespace
+
+// What one thread needs, kept for its next call.
+template <class S> struct Output::Work {
+    std::vector<S> head, logits, shares, gathered;
+    std::vector<std::vector<Entry<S>>> best;  // of each h, the best first
+    std::vector<Entry<S>> found, merged;
+    std::vector<Index> order, chosen, left;
+    std::vector<float> least, most, highs, single;
+    Rounded rounded;
+    bool is_rounded = false;
+};
+
+template <class S> class Output::Pool {
+  public:
+    std::unique_ptr<Work<S>> take() {
+        const std::lock_guard lock(mutex_);
+        if (free_.empty()) return std::make_unique<Work<S>>();
+        auto work = std::move(free_.back());
+        free_.pop_back();
+        return work;
+    }
+    void give(std::unique_ptr<Work<S>> work) {
+        const std::lock_guard lock(mutex_);
+        free_.push_back(std::move(work));
+    }
+
+  private:
+    std::mutex mutex_;
+    std::vector<std::unique_ptr<Work<S>>> free_;
+};
+
+Output::Output(Layout layout)
+    : layout_(std::move(layout)), clusters_(Index(layout_.bounds.size()) - 2), known_(clusters_),
+      floats_(std::make_unique<Pool<float>>()), doubles_(std::make_unique<Pool<double>>()) {}
+Output::~Output() = default;
+
+const void* Output::biases(Index start) const {
+    const Index bytes = layout_.V.form == doubles ? 8 : 4;
+    return layout_.c == nullptr ? nullptr : static_cast<const char*>(layout_.c) + start * bytes;
+}
+
+const Sketch& Output::sketch(Index cluster) {
+    Cluster& known = known_[cluster];
+    std::call_once(known.once, [&] {
+        const Index start = layout_.bounds[cluster + 1];
+        known.sketch = std::make_unique<Sketch>(layout_.V.part(start, layout_.bounds[cluster + 2]), biases(start));
+    });
+    return *known.sketch;
+}
+
+void Output::highest(Index cluster, Index count, const float* h, float* result) {
+    Rounded rounded;
+    rounded.round(layout_.V.width, count, h);
+    std::vector<Index> all(count);
+    std::iota(all.begin(), all.end(), Index(0));
+    const Index rows = layout_.bounds[cluster + 2] - layout_.bounds[cluster + 1];
+    std::vector<float> least(count), most(count), highs(count * rows);
+    sketch(cluster).bound(rounded, all, least.data(), most.data(), highs.data());
+    for (Index m = 0; m < count; ++m) result[m] = most[m] - least[m];
+}
+
+// Looks at a cluster for the h in work.chosen; false where its softmax is no number.
+template <class S> bool Output::visit(Work<S>& work, const Wanted& wanted, Index cluster, const S* h) {
+    const Index start = layout_.bounds[cluster + 1], stop = layout_.bounds[cluster + 2], width = layout_.V.width;
+    const Index rows = stop - start;
+    const Index *first = wanted.allowed, *last = wanted.allowed + wanted.allowed_count;
+    if (first != nullptr) {
+        first = std::lower_bound(first, last, start), last = std::lower_bound(first, last, stop);
+        if (first == last) return true;
+    }
+    const auto share = [&](Index m) { return work.shares[m * clusters_ + cluster]; };
+    const auto bar = [&](Index m) {
+        const auto& best = work.best[m];
+        return Index(best.size()) < wanted.k ? -std::numeric_limits<S>::infinity() : best.back().first;
+    };
+    if (known_[cluster].asked.exchange(true)) {  // one prediction costs less than the sketch
+        const Index count = Index(work.best.size());
+        if (!work.is_rounded) {
+            const float* single = nullptr;
+            if constexpr (sizeof(S) == 4) single = h;
+            else work.single.assign(h, h + count * width), single = work.single.data();
+            work.rounded.round(width, count, single);
+            work.is_rounded = true;
+        }
+        reserve(work.least, count);
+        reserve(work.most, count);
+        reserve(work.highs, count * rows);
+        sketch(cluster).bound(work.rounded, work.chosen, work.least.data(), work.most.data(), work.highs.data());
+        work.left.clear();
+        for (Index i = 0; i < Index(work.chosen.size()); ++i) {
+            const Index m = work.chosen[i];
+            const S reach = bar(m) - share(m) + S(work.least[i]);  // of a logit, to be among the best
+            if (S(work.most[i]) < reach) continue;                 // no number rules nothing out
+            if (none_reaches(layout_.V.part(start, stop), biases(start), work.highs.data() + i * rows, reach, h + m * width))
+                continue;
+            work.left.push_back(m);
+        }
+        work.chosen.swap(work.left);
+    }
+    const Index count = Index(work.chosen.size());
+    if (count == 0) return true;
+    const S* x = h + work.chosen[0] * width;
+    if (count > 1) {
+        reserve(work.gathered, count * width);
+        for (Index i = 0; i < count; ++i) std::copy_n(h + work.chosen[i] * width, width, work.gathered.begin() + i * width);
+        x = work.gathered.data();
+    }
+    reserve(work.logits, count * rows);
+    products(layout_.V.part(start, stop), biases(start), count, x, work.logits.data());
+    const Choice choice{rows, rows, wanted.k, start, wanted.never, last - first, first};
+    for (Index i = 0; i < count; ++i) {
+        const Index m = work.chosen[i];
+        const Softmax<S> softmax = best_entries(choice, work.logits.data() + i * rows, work.found);
+        if (!std::isfinite(softmax.log_sum)) return false;
+        for (Entry<S>& entry : work.found) entry.first = ((entry.first - softmax.most) - softmax.log_sum) + share(m);
+        auto& best = work.best[m];
+        work.merged.clear();
+        std::merge(best.begin(), best.end(), work.found.begin(), work.found.end(), std::back_inserter(work.merged), better<S>);
+        if (Index(work.merged.size()) > wanted.k) work.merged.resize(wanted.k);
+        best.swap(work.merged);
+    }
+    return true;
+}
+
+template <class S>
+Index Output::group_best(Work<S>& work, const Wanted& wanted, Index count, const S* h, Index* numbers, double* logs) {
+    const Index first = layout_.bounds[1], entries = first + clusters_;
+    reserve(work.head, entries);
+    reserve(work.shares, count * clusters_);
+    reserve(work.logits, count * entries);
+    work.best.resize(count);
+    work.is_rounded = false;
+    S* const words = work.logits.data();
+    S* const shares = work.shares.data();
+    products(layout_.V.part(0, first), layout_.c, count, h, words);
+    if (clusters_ > 0)
+        products({layout_.V.form == doubles ? doubles : single, clusters_, layout_.V.width, layout_.entries, nullptr},
+                 layout_.entry_biases, count, h, shares);
+    const Index* const allowed = wanted.allowed;
+    const Index inside =
+        allowed == nullptr ? 0 : std::lower_bound(allowed, allowed + wanted.allowed_count, first) - allowed;
+    const Choice choice{entries, first, wanted.k, 0, wanted.never, inside, allowed};
+    for (Index m = 0; m < count; ++m) {
+        std::copy_n(words + m * first, first, work.head.begin());
+        std::copy_n(shares + m * clusters_, clusters_, work.head.begin() + first);
+        const Softmax<S> softmax = best_entries(choice, work.head.data(), work.best[m]);
+        if (!std::isfinite(softmax.log_sum)) return -1;
+        for (Entry<S>& entry : work.best[m]) entry.first = (entry.first - softmax.most) - softmax.log_sum;
+        for (Index i = m * clusters_; i < (m + 1) * clusters_; ++i)
+            shares[i] = (shares[i] - softmax.most) - softmax.log_sum;
+    }
+    const auto largest = [&](Index cluster) {
+        S most = shares[cluster];
+        for (Index m = 1; m < count; ++m) most = std::max(most, shares[m * clusters_ + cluster]);
+        return most;
+    };
+    std::vector<Entry<S>> order;
+    for (Index cluster = 0; cluster < clusters_; ++cluster) order.emplace_back(largest(cluster), cluster);
+    std::sort(order.begin(), order.end(), better<S>);
+    for (const Entry<S>& entry : order) {
+        work.chosen.clear();
+        for (Index m = 0; m < count; ++m) {
+            const auto& best = work.best[m];
+            if (Index(best.size()) < wanted.k || shares[m * clusters_ + entry.second] >= best.back().first)
+                work.chosen.push_back(m);
+        }
+        if (!work.chosen.empty() && !visit(work, wanted, entry.second, h)) return -1;
+    }
+    for (Index m = 0; m < count; ++m)
+        for (Index i = 0; i < Index(work.best[m].size()); ++i) {
+            numbers[m * wanted.k + i] = work.best[m][i].second;
+            logs[m * wanted.k + i] = double(work.best[m][i].first);
+        }
+    return Index(work.best[0].size());
+}
+
+template <class S>
+Index Output::all_best(Pool<S>& pool, const Wanted& wanted, Index count, const S* h, Index threads, Index* numbers,
+                       double* logs) {
+    threads = std::max(Index(1), std::min(threads, count / worth));
+    Index widest = 1;
+    for (Index i = 0; i <= clusters_; ++i) widest = std::max(widest, layout_.bounds[i + 1] - layout_.bounds[i]);
+    const Index size = std::min({together, (count + threads - 1) / threads, std::max(Index(1), held / widest)});
+    std::atomic<Index> next{0}, found{std::min(wanted.k, layout_.V.rows)};
+    std::exception_ptr failed;
+    std::mutex failing;
+    const auto run = [&] {
+        try {
+            auto work = pool.take();
+            for (Index start; (start = next.fetch_add(size)) < count;) {
+                const Index got = group_best(*work, wanted, std::min(size, count - start), h + start * layout_.V.width,
+                                             numbers + start * wanted.k, logs + start * wanted.k);
+                for (Index before = found; got < before && !found.compare_exchange_weak(before, got);) {}
+            }
+            pool.give(std::move(work));
+        } catch (...) {
+            const std::lock_guard lock(failing);
+            failed = std::current_exception();
+        }
+    };
+    std::vector<std::thread> helpers;
+    for (Index i = 1; i < threads; ++i) {
+        try {
+            helpers.emplace_back(run);
+        } catch (const std::system_error&) {  // no thread to be had: the others do its share
+            break;
+        }
+    }
+    run();
+    for (std::thread& helper : helpers) helper.join();
+    if (failed) std::rethrow_exception(failed);
+    return found;
+}
+
+Index Output::best(const Wanted& wanted, Index count, const void* h, Index threads, Index* numbers, double* logs) {
+    if (layout_.V.form == doubles)
+        return all_best(*doubles_, wanted, count, static_cast<const double*>(h), threads, numbers, logs);
+    return all_best(*floats_, wanted, count, static_cast<const float*>(h), threads, numbers, logs);
+}
+
+}  // namespace glassgate::runtime

@@ -1,0 +1,61 @@
+// The exact best words under the full or the adaptive output, for one h or many.
+#pragma once
+
+#include "sketch.hpp"
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+
+namespace glassgate::runtime {
+
+// The first part is the head, its softmax goes over its words and one entry for each of the other parts, the clusters.
+struct Layout {
+    Matrix V;
+    const void* c;                // [V.rows], or null
+    std::vector<Index> bounds;    // 0, where each cluster starts, V.rows
+    const void *entries, *entry_biases;  // [clusters, width], or null; [clusters], or null
+};
+
+// Which words: `allowed` [allowed_count], rising, or all where it is null; never `never`.
+struct Wanted {
+    Index k, never, allowed_count;
+    const Index* allowed;
+};
+
+class Output {
+  public:
+    explicit Output(Layout layout);
+    ~Output();
+
+    // Writes the k best words of each h [count, width], and log y in double, and returns how many there are for each (fewer
+    // than k where no more may come); -1 where the probabilities are no numbers. numbers, logs [count, k]. What is found for
+    // one h, to the bit, depends neither on the others nor on the number of threads.
+    Index best(const Wanted& wanted, Index count, const void* h, Index threads, Index* numbers, double* logs);
+
+    // What the sketch of a cluster says of each h [count, width]: no log y is above result[m], before the cluster's own share.
+    void highest(Index cluster, Index count, const float* h, float* result);
+
+  private:
+    template <class S> struct Work;
+    template <class S> class Pool;
+    struct Cluster {
+        std::atomic<bool> asked{false};
+        std::once_flag once;
+        std::unique_ptr<Sketch> sketch;
+    };
+
+    template <class S> Index all_best(Pool<S>& pool, const Wanted&, Index count, const S* h, Index threads, Index*, double*);
+    template <class S> Index group_best(Work<S>&, const Wanted&, Index count, const S* h, Index* numbers, double* logs);
+    template <class S> bool visit(Work<S>&, const Wanted&, Index cluster, const S* h);
+    const Sketch& sketch(Index cluster);
+    const void* biases(Index start) const;
+
+    Layout layout_;
+    Index clusters_;
+    std::vector<Cluster> known_;
+    std::unique_ptr<Pool<float>> floats_;
+    std::unique_ptr<Pool<double>> doubles_;
+};
+
+}  // namespace glassgate::runtime
