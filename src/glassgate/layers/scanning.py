@@ -1,7 +1,7 @@
 """What layers and cells share: who computes a call, and whose gates are recorded."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,16 +9,17 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from glassgate.kernels import _native
-from glassgate.layers import operators, reference
+from glassgate.layers import direct, operators, reference
+from glassgate.layers.direct import fits, may_pass_torch_by
 from glassgate.layers.operators import Maybe, Weights
 from glassgate.trace import Chunk, LayerTrace
 
 if TYPE_CHECKING:
     from glassgate.layers.editing import Scope
 
-__all__ = ["Call", "Scanning", "has_gradient", "may_pass_torch_by", "say_once"]
+__all__ = ["Call", "Scanning", "has_gradient", "say_once"]
 
-_PLAIN = {torch.Tensor, nn.Parameter}
+_NOTHING = torch.empty(0)
 
 _said: set[str] = set()
 
@@ -74,7 +75,7 @@ class Scanning(nn.Module):
         if not kernel or forward_ad._current_level >= 0:
             return _Plain(*arguments)
         if not torch.compiler.is_compiling() and may_pass_torch_by(x, states, lengths, resets):
-            return _Straight(*arguments)
+            return _Direct(*arguments) if torch.is_grad_enabled() else _Straight(*arguments)
         return Call(*arguments)
 
     def _trace_names(self) -> tuple[str, ...]:
@@ -151,6 +152,31 @@ class _Plain(Call):
     _scan = staticmethod(reference.scan)
 
 
+class _Direct(Call):
+    """A call that may have gradients, past torch's dispatcher to the kernels: the same bits, sooner."""
+
+    def _scan(self, cell: int, *arguments: Any) -> reference.Scan:
+        x, weights, save = arguments[0], arguments[1:5], arguments[-1]
+        H: int = self.module.hidden_size  # type: ignore[assignment]
+        if not _fit(weights, cell, x.shape[2], H, x.dtype):
+            return operators.scan(cell, *arguments)
+        # The states of a single layer are the call's: they get its shape at once.
+        final = (x.shape[1], H) if self._stacked else (*self.lead, H)
+        *inputs, reverse, bf16, save = arguments
+        shown = bool(self.module._recorders)
+        out = direct.scan(cell, tuple(inputs), reverse, bf16, final, save, shown)
+        return reference.Scan(*(_NOTHING if t is None else t for t in (*out, None, None)[:5]))
+
+    @property
+    def _stacked(self) -> bool:
+        return len(self.lead) == 2 and self.lead[0] > 1
+
+    def finals(self) -> list[Tensor]:
+        if self._stacked or self.done[0].h_n.dim() != len(self.lead) + 1:
+            return super().finals()
+        return list(self.done[0][1 : 1 + len(self.states)])
+
+
 class _Straight(Call):
     """A call without gradients, past torch's dispatcher to the kernels: the same bits, some 40 us sooner."""
 
@@ -163,9 +189,7 @@ class _Straight(Call):
 
     def layer(self, name: str, x: Tensor, weights: Weights, reverse: bool, **projection: Any) -> Tensor:
         (T, N, I), H, dtype = x.shape, self.after[0].shape[-1], x.dtype
-        rows = reference.gate_count(self.cell) * H
-        shapes = (rows, I), (rows, H), (rows,), (rows,)
-        if not all(_lies(w, shape, dtype) for w, shape in zip(weights, shapes, strict=True) if w is not None):
+        if not _fit(weights, self.cell, I, H, dtype):
             to = [self._row(state) for state in self.after]
             hidden = super().layer(name, x, weights, reverse)
             for row, value in zip(to, (self.done[-1].h_n, self.done[-1].c_n), strict=False):
@@ -201,25 +225,12 @@ def has_gradient(tensors: Iterable[Maybe]) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def _plain(tensor: Tensor) -> bool:
-    """Whether the tensor's values are what lies at its address, here on the CPU."""
-    return type(tensor) in _PLAIN and tensor.is_cpu and not tensor.is_neg()
-
-
-def _lies(weight: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
-    """Whether a kernel may read a weight where it lies."""
-    return weight.dtype == dtype and weight.shape == shape and weight.is_contiguous() and _plain(weight)
-
-
-def may_pass_torch_by(x: Tensor, states: list[Maybe], *marks: Maybe) -> bool:
-    """Whether nobody but the kernel is to see a call: no gradient, no mode, no tracer is about."""
-    return not (
-        torch.is_grad_enabled()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or torch._C._functorch.peek_interpreter_stack()
-        or torch._C._is_tracing()
-        or torch._C._autograd._profiler_enabled()
-        or not all(_plain(t) and t.dtype == x.dtype for t in (x, *states) if t is not None)
-        or not all(_plain(mark) for mark in marks if mark is not None)
+def _fit(weights: Sequence[Maybe], cell: int, I: int, H: int, dtype: torch.dtype) -> bool:
+    """Whether a kernel may read the weights where they lie."""
+    rows = reference.gate_count(cell) * H
+    shapes = (rows, I), (rows, H), (rows,), (rows,)
+    return all(
+        fits(weight, shape, dtype) and weight.is_contiguous()
+        for weight, shape in zip(weights, shapes, strict=True)
+        if weight is not None
     )
