@@ -19,13 +19,14 @@ from glassgate.layers.reference import GRU_BEFORE, LSTM, gate_count
 __all__ = ["fits", "is_plain", "may_pass_torch_by", "scan", "unobserved"]
 
 _PLAIN = {torch.Tensor, nn.Parameter}
+_keys = torch._C._dispatch_keys
 
 
 def _ordinary_keys() -> set[int]:
     """Return the dispatch keys of dense tensors on the CPU, made for autograd and in inference mode."""
     ordinary = torch.empty(0)
     with torch.inference_mode():
-        return {torch._C._dispatch_keys(t).raw_repr() for t in (ordinary, torch.empty(0))}
+        return {_keys(t).raw_repr() for t in (ordinary, torch.empty(0))}
 
 
 _KEYS = _ordinary_keys()
@@ -33,12 +34,17 @@ _KEYS = _ordinary_keys()
 
 def is_plain(tensor: Tensor) -> bool:
     """Tell whether the tensor's values are what lies at its address, here on the CPU."""
-    return type(tensor) in _PLAIN and torch._C._dispatch_keys(tensor).raw_repr() in _KEYS
+    return type(tensor) in _PLAIN and _keys(tensor).raw_repr() in _KEYS
 
 
 def fits(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
     """Tell whether a kernel that expects this shape and dtype may read a tensor, in one piece or not."""
-    return tensor.dtype == dtype and tensor.shape == shape and is_plain(tensor)
+    return (
+        tensor.dtype == dtype
+        and tensor.shape == shape
+        and type(tensor) in _PLAIN
+        and _keys(tensor).raw_repr() in _KEYS
+    )
 
 
 def unobserved() -> bool:
@@ -87,7 +93,7 @@ class _Scan(_SingleLevelFunction):
         hidden, _, _, gates, state = out
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs, hidden, gates, state)
-        ctx.call = cell, reverse, bf16
+        ctx.call, ctx.state = (cell, reverse, bf16), (x.shape[1], final[-1])
         return out if shown else out[:3]
 
     @staticmethod
@@ -96,8 +102,7 @@ class _Scan(_SingleLevelFunction):
         saved, wanted = ctx.saved_tensors, ctx.needs_input_grad[1:8]
         d_hidden, d_h_n, d_c_n, d_gates, d_state = (*d_outputs, None, None)[:5]
         if torch.is_grad_enabled() or not _still_fit(cell, saved, d_outputs):
-            N, H = saved[0].shape[1], saved[2].shape[1]
-            d_h_n, d_c_n = (None if d is None else d.reshape(N, H) for d in (d_h_n, d_c_n))
+            d_h_n, d_c_n = (None if d is None else d.reshape(ctx.state) for d in (d_h_n, d_c_n))
             d_all = (d_hidden, d_h_n, d_c_n, d_gates, d_state)
             return (None, *input_gradients(cell, saved, reverse, bf16, d_all, wanted), *[None] * 6)
         x, w_ih, w_hh, b_ih, b_hh, h0, c0, lengths, resets, hidden, gates, state = saved

@@ -155,26 +155,39 @@ class _Plain(Call):
 class _Direct(Call):
     """A call that may have gradients, past torch's dispatcher to the kernels: the same bits, sooner."""
 
-    def _scan(self, cell: int, *arguments: Any) -> reference.Scan:
-        x, weights, save = arguments[0], arguments[1:5], arguments[-1]
-        H: int = self.module.hidden_size  # type: ignore[assignment]
-        if not _fit(weights, cell, x.shape[2], H, x.dtype):
-            return operators.scan(cell, *arguments)
-        # The states of a single layer are the call's: they get its shape at once.
-        final = (x.shape[1], H) if self._stacked else (*self.lead, H)
-        *inputs, reverse, bf16, save = arguments
-        shown = bool(self.module._recorders)
-        out = direct.scan(cell, tuple(inputs), reverse, bf16, final, save, shown)
-        return reference.Scan(*(_NOTHING if t is None else t for t in (*out, None, None)[:5]))
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.alone: tuple[
+            Maybe, ...
+        ] = ()  # hidden and the final states of a single layer, in the call's shape
 
-    @property
-    def _stacked(self) -> bool:
-        return len(self.lead) == 2 and self.lead[0] > 1
+    def layer(self, name: str, x: Tensor, weights: Weights, reverse: bool, **projection: Any) -> Tensor:
+        module, lead = self.module, self.lead
+        H: int = module.hidden_size  # type: ignore[assignment]
+        if not _fit(weights, self.cell, x.shape[2], H, x.dtype):
+            return super().layer(name, x, weights, reverse)
+        alone = len(lead) < 2 or lead[0] == 1
+        h0, c0 = [state if state is None else self._row(state) for state in (*self.states, None)[:2]]
+        inputs = (x, *weights, h0, c0)
+        shown = bool(module._recorders)
+        final = (*lead, H) if alone else (x.shape[1], H)
+        marks, save = (self.lengths, self.resets), shown or has_gradient(inputs)
+        out = direct.scan(self.cell, (*inputs, *marks), reverse, self.bf16, final, save, shown)
+        hidden = out[0]
+        assert hidden is not None
+        if alone:
+            self.alone = out
+        else:
+            self.number += 1
+            self.done.append(reference.Scan(*(_NOTHING if t is None else t for t in (*out, None, None)[:5])))
+        if shown:
+            module._trace(name, hidden, out[3], out[4], self.lengths)
+        return hidden
 
     def finals(self) -> list[Tensor]:
-        if self._stacked or self.done[0].h_n.dim() != len(self.lead) + 1:
+        if not self.alone:
             return super().finals()
-        return list(self.done[0][1 : 1 + len(self.states)])
+        return [state for state in self.alone[1:3] if state is not None]
 
 
 class _Straight(Call):
@@ -228,9 +241,7 @@ def has_gradient(tensors: Iterable[Maybe]) -> bool:
 def _fit(weights: Sequence[Maybe], cell: int, I: int, H: int, dtype: torch.dtype) -> bool:
     """Whether a kernel may read the weights where they lie."""
     rows = reference.gate_count(cell) * H
-    shapes = (rows, I), (rows, H), (rows,), (rows,)
-    return all(
-        fits(weight, shape, dtype) and weight.is_contiguous()
-        for weight, shape in zip(weights, shapes, strict=True)
-        if weight is not None
-    )
+    for weight, shape in zip(weights, ((rows, I), (rows, H), (rows,), (rows,)), strict=True):
+        if weight is not None and not (fits(weight, shape, dtype) and weight.is_contiguous()):
+            return False
+    return True
