@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import _SingleLevelFunction
 
 from glassgate.layers.gradients import input_gradients
+from glassgate.layers.memory import empty
 from glassgate.layers.operators import Maybe, Sizes, run, run_backward
 from glassgate.layers.reference import GRU_BEFORE, LSTM, gate_count
 
@@ -107,7 +108,7 @@ class _Scan(_SingleLevelFunction):
             return (None, *input_gradients(cell, saved, reverse, bf16, d_all, wanted), *[None] * 6)
         x, w_ih, w_hh, b_ih, b_hh, h0, c0, lengths, resets, hidden, gates, state = saved
         of = (x, w_ih, w_hh, b_ih, b_hh, h0, c0)
-        to = [x.new_empty(t.shape) if want else None for t, want in zip(of, wanted, strict=True)]
+        to = [empty(x, *t.shape) if want else None for t, want in zip(of, wanted, strict=True)]
         (T, N, I), H = x.shape, hidden.shape[2]
         inputs = (x, w_ih, w_hh, h0, c0, lengths, resets)
         further = (hidden, state, gates, d_hidden, d_state, d_gates, d_h_n, d_c_n)
@@ -121,10 +122,10 @@ def _forward(
     """Return hidden, h_n, c_n, gates and state; None for what the cell lacks or nobody keeps."""
     x = inputs[0]
     (T, N, I), H = x.shape, final[-1]
-    hidden, h_n = x.new_empty(T, N, H), x.new_empty(final)
+    hidden, h_n = empty(x, T, N, H), x.new_empty(final)
     c_n = x.new_empty(final) if cell == LSTM else None
-    gates = x.new_empty(T, N, gate_count(cell), H) if save else None
-    state = x.new_empty(T, N, H) if save and cell != GRU_BEFORE else None
+    gates = empty(x, T, N, gate_count(cell), H) if save else None
+    state = empty(x, T, N, H) if save and cell != GRU_BEFORE else None
     run(cell, Sizes(T, N, I, H), inputs, reverse, bf16, (hidden, state, gates, h_n, c_n))
     return hidden, h_n, c_n, gates, state
 

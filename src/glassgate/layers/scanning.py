@@ -11,6 +11,7 @@ from torch.autograd import forward_ad
 from glassgate.kernels import _native
 from glassgate.layers import direct, operators, reference
 from glassgate.layers.direct import fits, may_pass_torch_by
+from glassgate.layers.memory import empty
 from glassgate.layers.operators import Maybe, Weights
 from glassgate.trace import Chunk, LayerTrace
 
@@ -209,9 +210,9 @@ class _Straight(Call):
                 row.copy_(value)
             return hidden
         x, save = x.contiguous(), bool(self.module._recorders)
-        hidden = x.new_empty(T, N, H)
-        gates = x.new_empty(T, N, reference.gate_count(self.cell), H) if save else None
-        state = x.new_empty(T, N, H) if save and self.cell != reference.GRU_BEFORE else None
+        hidden = empty(x, T, N, H)
+        gates = empty(x, T, N, reference.gate_count(self.cell), H) if save else None
+        state = empty(x, T, N, H) if save and self.cell != reference.GRU_BEFORE else None
         skip = self.number * N * H * dtype.itemsize
         self.number += 1
         h0, c0, h_n, c_n = (
