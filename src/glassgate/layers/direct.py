@@ -179,6 +179,14 @@ def scan(
     -------
     tuple
         hidden, h_n, c_n, and when shown gates and state, else fewer; None for what the cell lacks.
+
+    Examples
+    --------
+    >>> x, w = torch.ones(3, 1, 2), torch.zeros(8, 2)
+    >>> inputs = (x, w, w, None, None, None, None, None, None)
+    >>> hidden, h_n, c_n = scan(LSTM, inputs, False, False, (1, 2), save=False, shown=False)
+    >>> tuple(hidden.shape), h_n
+    ((3, 1, 2), tensor([[0., 0.]]))
     """
     if not save:
         return _forward(cell, inputs, reverse, bf16, final, save=False)[:3]

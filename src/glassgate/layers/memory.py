@@ -2,8 +2,8 @@
 
 A training step frees as much as it takes, and the C library hands large pieces back to the system at once.
 The pages that come for the next step are first filled with zeros by the system, which has been seen to take
-a sixth of the step. So the storages of the latest large results stay known here, and one that no tensor refers
-to any more is given out anew.
+a sixth of the step. So the storages of the latest large results stay known here, and one that no tensor
+refers to any more is given out anew.
 """
 
 from math import prod
