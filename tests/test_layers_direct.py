@@ -169,6 +169,15 @@ def test_final_states_are_tensors_of_their_own() -> None:
         assert not state.requires_grad
 
 
+def test_hooks_on_final_states_that_no_loss_uses_are_not_called() -> None:
+    y, (h, c) = glassgate.LSTM(4, 3)(torch.randn(5, 2, 4))
+    called: list[Tensor] = []
+    for state in (h, c):
+        state.register_hook(called.append)
+    y.sum().backward()
+    assert called == []
+
+
 def test_nothing_stays_in_memory() -> None:
     layer, x = glassgate.GRU(4, 3), torch.randn(5, 2, 4)
 

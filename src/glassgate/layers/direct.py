@@ -86,15 +86,14 @@ class _Scan(_SingleLevelFunction):
         resets: Maybe,
         reverse: bool,
         bf16: bool,
-        final: tuple[int, ...],
         shown: bool,
     ) -> tuple[Maybe, ...]:
         inputs = (x, w_ih, w_hh, b_ih, b_hh, h0, c0, lengths, resets)
-        out = _forward(cell, inputs, reverse, bf16, final, save=True)
+        out = _forward(cell, inputs, reverse, bf16, save=True)
         hidden, _, _, gates, state = out
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs, hidden, gates, state)
-        ctx.call, ctx.state = (cell, reverse, bf16), (x.shape[1], final[-1])
+        ctx.call = cell, reverse, bf16
         return out if shown else out[:3]
 
     @staticmethod
@@ -103,9 +102,8 @@ class _Scan(_SingleLevelFunction):
         saved, wanted = ctx.saved_tensors, ctx.needs_input_grad[1:8]
         d_hidden, d_h_n, d_c_n, d_gates, d_state = (*d_outputs, None, None)[:5]
         if torch.is_grad_enabled() or not _still_fit(cell, saved, d_outputs):
-            d_h_n, d_c_n = (None if d is None else d.reshape(ctx.state) for d in (d_h_n, d_c_n))
             d_all = (d_hidden, d_h_n, d_c_n, d_gates, d_state)
-            return (None, *input_gradients(cell, saved, reverse, bf16, d_all, wanted), *[None] * 6)
+            return (None, *input_gradients(cell, saved, reverse, bf16, d_all, wanted), *[None] * 5)
         x, w_ih, w_hh, b_ih, b_hh, h0, c0, lengths, resets, hidden, gates, state = saved
         of = (x, w_ih, w_hh, b_ih, b_hh, h0, c0)
         to = [empty(x, *t.shape) if want else None for t, want in zip(of, wanted, strict=True)]
@@ -113,17 +111,15 @@ class _Scan(_SingleLevelFunction):
         inputs = (x, w_ih, w_hh, h0, c0, lengths, resets)
         further = (hidden, state, gates, d_hidden, d_state, d_gates, d_h_n, d_c_n)
         run_backward(cell, Sizes(T, N, I, H), inputs, reverse, bf16, further, to)
-        return (None, *to, *[None] * 6)
+        return (None, *to, *[None] * 5)
 
 
-def _forward(
-    cell: int, inputs: tuple[Any, ...], reverse: bool, bf16: bool, final: tuple[int, ...], save: bool
-) -> tuple[Maybe, ...]:
+def _forward(cell: int, inputs: tuple[Any, ...], reverse: bool, bf16: bool, save: bool) -> tuple[Maybe, ...]:
     """Return hidden, h_n, c_n, gates and state; None for what the cell lacks or nobody keeps."""
     x = inputs[0]
-    (T, N, I), H = x.shape, final[-1]
-    hidden, h_n = empty(x, T, N, H), x.new_empty(final)
-    c_n = x.new_empty(final) if cell == LSTM else None
+    (T, N, I), H = x.shape, inputs[2].shape[1]
+    hidden, h_n = empty(x, T, N, H), x.new_empty(N, H)
+    c_n = x.new_empty(N, H) if cell == LSTM else None
     gates = empty(x, T, N, gate_count(cell), H) if save else None
     state = empty(x, T, N, H) if save and cell != GRU_BEFORE else None
     run(cell, Sizes(T, N, I, H), inputs, reverse, bf16, (hidden, state, gates, h_n, c_n))
@@ -158,7 +154,6 @@ def scan(
     inputs: tuple[Any, ...],
     reverse: bool,
     bf16: bool,
-    final: tuple[int, ...],
     save: bool,
     shown: bool,
 ) -> tuple[Maybe, ...]:
@@ -168,8 +163,6 @@ def scan(
     ----------
     cell, inputs, reverse, bf16
         As `operators.scan` takes them; ``inputs`` from x to resets.
-    final : tuple of int
-        The shape of the final states: N x H elements, H last.
     save
         Whether gradients or gates are wanted.
     shown
@@ -184,11 +177,11 @@ def scan(
     --------
     >>> x, w = torch.ones(3, 1, 2), torch.zeros(8, 2)
     >>> inputs = (x, w, w, None, None, None, None, None, None)
-    >>> hidden, h_n, c_n = scan(LSTM, inputs, False, False, (1, 2), save=False, shown=False)
+    >>> hidden, h_n, c_n = scan(LSTM, inputs, False, False, save=False, shown=False)
     >>> tuple(hidden.shape), h_n
     ((3, 1, 2), tensor([[0., 0.]]))
     """
     if not save:
-        return _forward(cell, inputs, reverse, bf16, final, save=False)[:3]
-    out: tuple[Maybe, ...] = _Scan.apply(cell, *inputs, reverse, bf16, final, shown)  # type: ignore[attr-defined]
+        return _forward(cell, inputs, reverse, bf16, save=False)[:3]
+    out: tuple[Maybe, ...] = _Scan.apply(cell, *inputs, reverse, bf16, shown)  # type: ignore[attr-defined]
     return out

@@ -21,6 +21,15 @@ _SMALL = 1 << 20  # the C library keeps these itself
 _known: list[torch.UntypedStorage] = []  # the one that was given out last stands last
 
 
+def _references() -> int:
+    """Return how often Python counts an object that one local name holds: it differs between versions."""
+    storage = torch.empty(0).untyped_storage()
+    return getrefcount(storage)
+
+
+_UNHELD = _references()
+
+
 def empty(like: Tensor, *shape: int) -> Tensor:
     """Return a tensor of this shape with any content, of the dtype of ``like``, on the CPU.
 
@@ -40,19 +49,18 @@ def empty(like: Tensor, *shape: int) -> Tensor:
         result = like.new_empty(0).set_(storage, 0, shape)  # type: ignore[call-overload]
     _known.append(storage)
     while sum(known.nbytes() for known in _known) > KEPT:
-        _known.pop(0)
+        del _known[:1]  # another thread may have been here
     return result
 
 
 def _idle(size: int) -> torch.UntypedStorage | None:
-    """Take a storage of this size out of those known, one that only this list refers to."""
+    """Take out of those known a storage of this size that no tensor refers to and nobody else holds."""
     for place in range(len(_known) - 1, -1, -1):
         try:
             storage = _known.pop(place)  # out of the list: another thread cannot find it too
         except IndexError:
             continue
-        # No tensor refers to it, and nobody holds the storage itself: `storage` and the argument are two.
-        alone = torch._C._storage_Use_Count(storage._cdata) == 1 and getrefcount(storage) == 2
+        alone = torch._C._storage_Use_Count(storage._cdata) == 1 and getrefcount(storage) == _UNHELD
         if alone and storage.nbytes() == size and not storage.is_shared():
             return storage
         _known.insert(place, storage)

@@ -156,39 +156,21 @@ class _Plain(Call):
 class _Direct(Call):
     """A call that may have gradients, past torch's dispatcher to the kernels: the same bits, sooner."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.alone: tuple[
-            Maybe, ...
-        ] = ()  # hidden and the final states of a single layer, in the call's shape
-
     def layer(self, name: str, x: Tensor, weights: Weights, reverse: bool, **projection: Any) -> Tensor:
-        module, lead = self.module, self.lead
-        H: int = module.hidden_size  # type: ignore[assignment]
-        if not _fit(weights, self.cell, x.shape[2], H, x.dtype):
+        module = self.module
+        if not _fit(weights, self.cell, x.shape[2], module.hidden_size, x.dtype):  # type: ignore[arg-type]
             return super().layer(name, x, weights, reverse)
-        alone = len(lead) < 2 or lead[0] == 1
         h0, c0 = [state if state is None else self._row(state) for state in (*self.states, None)[:2]]
         inputs = (x, *weights, h0, c0)
         shown = bool(module._recorders)
-        final = (*lead, H) if alone else (x.shape[1], H)
         marks, save = (self.lengths, self.resets), shown or has_gradient(inputs)
-        out = direct.scan(self.cell, (*inputs, *marks), reverse, self.bf16, final, save, shown)
-        hidden = out[0]
-        assert hidden is not None
-        if alone:
-            self.alone = out
-        else:
-            self.number += 1
-            self.done.append(reference.Scan(*(_NOTHING if t is None else t for t in (*out, None, None)[:5])))
+        out = direct.scan(self.cell, (*inputs, *marks), reverse, self.bf16, save, shown)
+        y = reference.Scan(*[_NOTHING if t is None else t for t in (*out, None, None)[:5]])
+        self.number += 1
+        self.done.append(y)
         if shown:
-            module._trace(name, hidden, out[3], out[4], self.lengths)
-        return hidden
-
-    def finals(self) -> list[Tensor]:
-        if not self.alone:
-            return super().finals()
-        return [state for state in self.alone[1:3] if state is not None]
+            module._trace(name, y.hidden, y.gates, y.state, self.lengths)
+        return y.hidden
 
 
 class _Straight(Call):
