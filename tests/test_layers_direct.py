@@ -1,5 +1,7 @@
-"""Calls without gradients go past torch's dispatcher: the same bits as through it."""
+"""Calls that nobody else sees go past torch's dispatcher: the same bits as through it."""
 
+import gc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import glassgate
@@ -29,10 +32,21 @@ def without_gradients(layer: nn.Module, *arguments: Any, **options: Any) -> Any:
         return layer(*arguments, **options)
 
 
+class Watched(TorchFunctionMode):
+    """Changes nothing, but somebody looks: calls go through torch's dispatcher."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+def through_torch(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    with Watched():
+        return call(*arguments, **options)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_calls_past_torch_have_the_bits_of_calls_through_it(data: st.DataObject) -> None:
-    """The same call with gradients goes through torch's dispatcher."""
     draw = data.draw
     kind = draw(st.sampled_from(["LSTM", "GRU"]))
     T, N, I, H, L = (draw(st.integers(low, 6)) for low in (0, 0, 1, 1, 1))
@@ -51,8 +65,20 @@ def test_calls_past_torch_have_the_bits_of_calls_through_it(data: st.DataObject)
         marks["lengths"] = torch.tensor([draw(st.integers(0, T)) for _ in range(N)], dtype=torch.int64)
     if draw(st.booleans()):
         marks["resets"] = torch.rand(T, N) < 0.3
-    expected = layer(x, hx, **marks)
+    expected = through_torch(layer, x, hx, **marks)
     assert same(without_gradients(layer, x, hx, **marks), expected)
+    layer.weight_hh_l0.requires_grad_(draw(st.booleans()))
+    inputs = [t.requires_grad_(draw(st.booleans())) for t in (x, *(() if hx is None else states))]
+    wanted = [t for t in (*inputs, *layer.parameters()) if t.requires_grad]
+
+    def gradients() -> list[Tensor]:
+        results = [t for t in tensors(layer(x, hx, **marks)) if t.requires_grad]
+        factors = [torch.linspace(-1, 1, t.numel()).reshape(t.shape) for t in results]
+        grads = torch.autograd.grad(results, wanted, factors, allow_unused=True)
+        return [torch.empty(0) if grad is None else grad for grad in grads]
+
+    assert same(layer(x, hx, **marks), expected)
+    assert same(gradients(), through_torch(gradients))
 
 
 def test_another_dtype_and_precision_are_seen() -> None:
@@ -93,6 +119,81 @@ def test_cells_have_the_bits_of_calls_through_torch() -> None:
             assert same(without_gradients(cell, rows), cell(rows))
 
 
+@pytest.mark.parametrize("kind", [glassgate.LSTM, glassgate.GRU])
+def test_second_derivatives_and_batches_of_gradients(kind: Any) -> None:
+    """What the kernels do not compute is asked of the operators, from the same graph."""
+    torch.manual_seed(0)
+    layer = kind(3, 2).double()
+    x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
+
+    def second() -> list[Tensor]:
+        y, _ = layer(x)
+        (d_x,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        return list(torch.autograd.grad(d_x.square().sum(), [x, *layer.parameters()]))
+
+    def batched() -> tuple[Tensor, ...]:
+        last = layer(x)[1]
+        h_n = last if isinstance(last, Tensor) else last[1]
+        return torch.autograd.grad(h_n, x, torch.eye(4).double().view(4, 1, 2, 2), is_grads_batched=True)
+
+    assert same(second(), through_torch(second))
+    assert same(batched(), through_torch(batched))
+
+
+def test_what_changed_before_the_backward_pass_is_seen() -> None:
+    layer, x = glassgate.LSTM(4, 3), torch.randn(5, 2, 4)
+    y = layer(x)[0]
+    layer.weight_hh_l0.data = torch.zeros(12, 2)
+    with pytest.raises(glassgate.errors.GlassgateError, match=r"w_hh must have shape|w_ih must have shape"):
+        y.sum().backward()
+    layer = glassgate.LSTM(4, 3)
+    y = layer(x)[0]
+    with torch.no_grad():
+        layer.weight_hh_l0.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+    layer = glassgate.LSTM(4, 3)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t.flatten()[:1]):
+        y = layer(x)[0]
+    with pytest.raises(glassgate.errors.GlassgateError, match="must have shape"):
+        y.sum().backward()
+
+
+def test_final_states_are_tensors_of_their_own() -> None:
+    """`detach_` refuses views."""
+    lstm, gru = glassgate.LSTM(4, 3), glassgate.GRUCell(4, 3)
+    _, (h, c) = lstm(torch.randn(5, 2, 4))
+    for state in (h, c, gru(torch.randn(2, 4))):
+        assert state.requires_grad
+        state.detach_()
+        assert not state.requires_grad
+
+
+def test_hooks_on_final_states_that_no_loss_uses_are_not_called() -> None:
+    y, (h, c) = glassgate.LSTM(4, 3)(torch.randn(5, 2, 4))
+    called: list[Tensor] = []
+    for state in (h, c):
+        state.register_hook(called.append)
+    y.sum().backward()
+    assert called == []
+
+
+def test_nothing_stays_in_memory() -> None:
+    layer, x = glassgate.GRU(4, 3), torch.randn(5, 2, 4)
+
+    def alive() -> int:
+        gc.collect()
+        return sum(type(thing) is Tensor for thing in gc.get_objects())
+
+    layer(x)[0].sum().backward()
+    before = alive()
+    for _ in range(3):
+        layer.zero_grad()
+        layer(x)[0].sum().backward()
+        layer(x)
+    assert alive() <= before
+
+
 def dispatched(layer: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, int]:
     """Return what a call without gradients gives, and how many layers of it went through torch."""
     calls, scan = [], operators.scan
@@ -100,7 +201,11 @@ def dispatched(layer: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> 
         patch.setattr(
             scanning.Call, "_scan", staticmethod(lambda *a, **k: (calls.append(1), scan(*a, **k))[1])
         )
-        return without_gradients(layer, x), len(calls)
+        found = without_gradients(layer, x)
+        without = len(calls)
+        layer(x)
+        assert len(calls) == 2 * without  # with gradients likewise
+        return found, without
 
 
 def test_a_weight_that_lies_otherwise_goes_through_torch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from glassgate.edit_tables import chosen, compile_edits, drawn
 from glassgate.edits import Edit, Target, for_layers, numbers
 from glassgate.layers import operators, reference
+from glassgate.layers.direct import may_pass_torch_by
 from glassgate.layers.operators import Maybe, Weights
 from glassgate.layers.record import named_layers, target
-from glassgate.layers.scanning import Call, Scanning, has_gradient, may_pass_torch_by
+from glassgate.layers.scanning import Call, Scanning, has_gradient
 
 __all__ = ["Edited", "Scope", "edit"]
 
@@ -147,8 +148,7 @@ class Edited(Call):
         values = [edit.value for edit in self.edits if isinstance(edit.value, Tensor)]
         if not self.kernel or has_gradient((x, *inputs, *values)) or any(e.function for e in self.edits):
             return False
-        with torch.no_grad():
-            return may_pass_torch_by(x, list(inputs), self.lengths, self.resets)
+        return may_pass_torch_by(x, inputs, self.lengths, self.resets)
 
 
 def _at_step(edit: Edit, batch: int, first: int) -> Edit:

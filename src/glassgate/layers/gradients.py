@@ -4,7 +4,7 @@ The first derivative is a kernel. The derivative of that one is taken of the ref
 that are differentiable themselves, so every order follows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch.autograd.function import _SingleLevelFunction
 from glassgate.layers.operators import LIBRARY, SCAN, SCAN_BACKWARD, Maybe
 from glassgate.layers.reference import scan as reference_scan
 
-__all__ = ["register"]
+__all__ = ["input_gradients", "register"]
 
 # The inputs of both operators begin with cell, the seven that have gradients, lengths, resets, reverse, bf16.
 
@@ -29,21 +29,37 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _gradients(ctx: Any, *d_outputs: Maybe) -> tuple[Maybe, ...]:
-    d_hidden, d_h_n, d_c_n, d_gates, d_state = d_outputs
-    inputs = ctx.saved_tensors[:9]
-    if ctx.saved:
-        # Cut from their history: how they depend on the inputs is part of the inputs' second derivatives.
-        hidden, gates, state = (t.detach() for t in ctx.saved_tensors[9:])
-    else:
+    saved = ctx.saved_tensors
+    if not ctx.saved:
         with torch.no_grad():
-            hidden, _, _, gates, state = SCAN(ctx.cell, *inputs, ctx.reverse, ctx.bf16, True)
-    wanted = list(ctx.needs_input_grad[2:9])  # behind the key set and the cell
-    d_inputs = SCAN_BACKWARD(
-        *(ctx.cell, *inputs, ctx.reverse, ctx.bf16, hidden, gates, state),
-        *(d_hidden, d_h_n, d_c_n, d_gates, d_state, wanted),
-    )
-    given = (d if want else None for d, want in zip(d_inputs, wanted, strict=True))
+            hidden, _, _, gates, state = SCAN(ctx.cell, *saved[:9], ctx.reverse, ctx.bf16, True)
+        saved = (*saved[:9], hidden, gates, state)
+    wanted = ctx.needs_input_grad[2:9]  # behind the key set and the cell
+    given = input_gradients(ctx.cell, saved, ctx.reverse, ctx.bf16, d_outputs, wanted)
     return (None, *given, *[None] * 5)
+
+
+def input_gradients(
+    cell: int,
+    saved: Sequence[Any],
+    reverse: bool,
+    bf16: bool,
+    d_outputs: Sequence[Maybe],
+    wanted: Sequence[bool],
+) -> list[Maybe]:
+    """Return the gradients on x, weights, biases, h0 and c0 through torch's dispatcher, None unless wanted.
+
+    Parameters
+    ----------
+    saved
+        The inputs from x to resets, then hidden, gates and state; None for a state that the cell lacks.
+    d_outputs
+        The gradients on hidden, h_n, c_n, gates and state, or None.
+    """
+    # Cut from their history: how they depend on the inputs is part of the inputs' second derivatives.
+    hidden, gates, state = (saved[0].new_empty(0) if t is None else t.detach() for t in saved[9:])
+    d_inputs = SCAN_BACKWARD(cell, *saved[:9], reverse, bf16, hidden, gates, state, *d_outputs, list(wanted))
+    return [d if want else None for d, want in zip(d_inputs, wanted, strict=True)]
 
 
 def _keep_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -28,6 +28,8 @@ __all__ = [
     "address",
     "call",
     "edited_scan",
+    "run",
+    "run_backward",
     "scan",
 ]
 
@@ -179,7 +181,8 @@ def _dense(tensors: Sequence[Maybe]) -> list[Maybe]:
     return [t if t is None or t.is_contiguous() else t.contiguous() for t in tensors]
 
 
-def _twice(x: Tensor) -> bool:
+def _twice(x: Maybe) -> bool:
+    assert x is not None
     if x.dtype not in KERNEL_DTYPES:
         raise GlassgateError(f"scan: the kernels compute in float32 or float64, got {x.dtype}")
     return x.dtype == torch.float64
@@ -189,15 +192,63 @@ def _twice(x: Tensor) -> bool:
 # shapes are traced read them alike.
 
 
+def run(
+    cell: int,
+    sizes: Sizes,
+    inputs: Sequence[Maybe],
+    reverse: bool,
+    bf16: bool,
+    to: Sequence[Maybe],
+    table: Table | None = None,
+) -> None:
+    """Call the forward kernel on tensors that fit; nothing is checked here but lengths.
+
+    Parameters
+    ----------
+    inputs
+        x, w_ih, w_hh, b_ih, b_hh, h0, c0, lengths, resets.
+    to
+        hidden, state, gates, h_n, c_n: written; None where they are not wanted or the cell has none.
+    """
+    dense = _dense(inputs)  # the name keeps the copies alive until the kernel is done
+    at, there = [*map(address, dense)], map(address, to)
+    edits = () if table is None else (table.rows, table.edits, len(table.edits))
+    call(
+        _native.forward, cell, _twice(dense[0]), *sizes, *at[:5], None, *at[5:], reverse, bf16, *there, *edits
+    )
+
+
+def run_backward(
+    cell: int,
+    sizes: Sizes,
+    inputs: Sequence[Maybe],
+    reverse: bool,
+    bf16: bool,
+    further: Sequence[Maybe],
+    to: Sequence[Maybe],
+) -> None:
+    """Call the backward kernel on tensors that fit; nothing is checked here but lengths.
+
+    Parameters
+    ----------
+    inputs
+        x, w_ih, w_hh, h0, c0, lengths, resets.
+    further
+        hidden, state, gates, d_hidden, d_state, d_gates, d_h_n, d_c_n.
+    to
+        The gradients on x, w_ih, w_hh, b_ih, b_hh, h0, c0: written; None where they are not wanted.
+    """
+    dense, rest = _dense(inputs), _dense(further)
+    at = (*map(address, dense), reverse, bf16, *map(address, rest))
+    call(_native.backward, cell, _twice(dense[0]), *sizes, *at, *map(address, to))
+
+
 def _scan_cpu(cell: int, *arguments: Any, table: Table | None = None) -> tuple[Tensor, ...]:
     x, (reverse, bf16, save) = arguments[0], arguments[9:]
     sizes = _check(cell, dict(zip(_SCAN, arguments[:9], strict=True)))
     out = _empty_scan(cell, x, sizes, save)
-    dense = _dense(arguments[:9])  # the name keeps the copies alive until the kernel is done
-    at = [address(tensor) for tensor in dense]
-    to = [address(t) if t.dim() > 1 else None for t in (out.hidden, out.state, out.gates, out.h_n, out.c_n)]
-    edits = () if table is None else (table.rows, table.edits, len(table.edits))
-    call(_native.forward, cell, _twice(x), *sizes, *at[:5], None, *at[5:], reverse, bf16, *to, *edits)
+    to = [t if t.dim() > 1 else None for t in (out.hidden, out.state, out.gates, out.h_n, out.c_n)]
+    run(cell, sizes, arguments[:9], reverse, bf16, to, table)
     return tuple(out)
 
 
@@ -225,13 +276,10 @@ def _backward_checked(
 def _scan_backward_cpu(cell: int, *arguments: Any) -> tuple[Tensor, ...]:
     t, sizes, out = _backward_checked(cell, arguments)
     reverse, bf16, wanted = arguments[9], arguments[10], arguments[-1]
-    order = ("x", "w_ih", "w_hh", "h0", "c0", "lengths", "resets")
+    inputs = [t[name] for name in ("x", "w_ih", "w_hh", "h0", "c0", "lengths", "resets")]
     further = ("hidden", "state", "gates", "d_hidden", "d_state", "d_gates", "d_h_n", "d_c_n")
-    dense = _dense([t[name] for name in (*order, *further)])
-    at = [address(tensor) for tensor in dense]
-    to = [gradient.data_ptr() if want else None for gradient, want in zip(out, wanted, strict=True)]
-    twice = _twice(arguments[0])
-    call(_native.backward, cell, twice, *sizes, *at[:7], reverse, bf16, *at[7:], *to)
+    to = [gradient if want else None for gradient, want in zip(out, wanted, strict=True)]
+    run_backward(cell, sizes, inputs, reverse, bf16, [t[name] for name in further], to)
     return out
 
 

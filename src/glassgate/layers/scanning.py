@@ -1,7 +1,7 @@
 """What layers and cells share: who computes a call, and whose gates are recorded."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,16 +9,18 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from glassgate.kernels import _native
-from glassgate.layers import operators, reference
+from glassgate.layers import direct, operators, reference
+from glassgate.layers.direct import fits, may_pass_torch_by
+from glassgate.layers.memory import empty
 from glassgate.layers.operators import Maybe, Weights
 from glassgate.trace import Chunk, LayerTrace
 
 if TYPE_CHECKING:
     from glassgate.layers.editing import Scope
 
-__all__ = ["Call", "Scanning", "has_gradient", "may_pass_torch_by", "say_once"]
+__all__ = ["Call", "Scanning", "has_gradient", "say_once"]
 
-_PLAIN = {torch.Tensor, nn.Parameter}
+_NOTHING = torch.empty(0)
 
 _said: set[str] = set()
 
@@ -74,7 +76,7 @@ class Scanning(nn.Module):
         if not kernel or forward_ad._current_level >= 0:
             return _Plain(*arguments)
         if not torch.compiler.is_compiling() and may_pass_torch_by(x, states, lengths, resets):
-            return _Straight(*arguments)
+            return _Direct(*arguments) if torch.is_grad_enabled() else _Straight(*arguments)
         return Call(*arguments)
 
     def _trace_names(self) -> tuple[str, ...]:
@@ -151,6 +153,26 @@ class _Plain(Call):
     _scan = staticmethod(reference.scan)
 
 
+class _Direct(Call):
+    """A call that may have gradients, past torch's dispatcher to the kernels: the same bits, sooner."""
+
+    def layer(self, name: str, x: Tensor, weights: Weights, reverse: bool, **projection: Any) -> Tensor:
+        module = self.module
+        if not _fit(weights, self.cell, x.shape[2], module.hidden_size, x.dtype):  # type: ignore[arg-type]
+            return super().layer(name, x, weights, reverse)
+        h0, c0 = [state if state is None else self._row(state) for state in (*self.states, None)[:2]]
+        inputs = (x, *weights, h0, c0)
+        shown = bool(module._recorders)
+        marks, save = (self.lengths, self.resets), shown or has_gradient(inputs)
+        out = direct.scan(self.cell, (*inputs, *marks), reverse, self.bf16, save, shown)
+        y = reference.Scan(*[_NOTHING if t is None else t for t in (*out, None, None)[:5]])
+        self.number += 1
+        self.done.append(y)
+        if shown:
+            module._trace(name, y.hidden, y.gates, y.state, self.lengths)
+        return y.hidden
+
+
 class _Straight(Call):
     """A call without gradients, past torch's dispatcher to the kernels: the same bits, some 40 us sooner."""
 
@@ -163,18 +185,16 @@ class _Straight(Call):
 
     def layer(self, name: str, x: Tensor, weights: Weights, reverse: bool, **projection: Any) -> Tensor:
         (T, N, I), H, dtype = x.shape, self.after[0].shape[-1], x.dtype
-        rows = reference.gate_count(self.cell) * H
-        shapes = (rows, I), (rows, H), (rows,), (rows,)
-        if not all(_lies(w, shape, dtype) for w, shape in zip(weights, shapes, strict=True) if w is not None):
+        if not _fit(weights, self.cell, I, H, dtype):
             to = [self._row(state) for state in self.after]
             hidden = super().layer(name, x, weights, reverse)
             for row, value in zip(to, (self.done[-1].h_n, self.done[-1].c_n), strict=False):
                 row.copy_(value)
             return hidden
         x, save = x.contiguous(), bool(self.module._recorders)
-        hidden = x.new_empty(T, N, H)
-        gates = x.new_empty(T, N, reference.gate_count(self.cell), H) if save else None
-        state = x.new_empty(T, N, H) if save and self.cell != reference.GRU_BEFORE else None
+        hidden = empty(x, T, N, H)
+        gates = empty(x, T, N, reference.gate_count(self.cell), H) if save else None
+        state = empty(x, T, N, H) if save and self.cell != reference.GRU_BEFORE else None
         skip = self.number * N * H * dtype.itemsize
         self.number += 1
         h0, c0, h_n, c_n = (
@@ -201,25 +221,10 @@ def has_gradient(tensors: Iterable[Maybe]) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def _plain(tensor: Tensor) -> bool:
-    """Whether the tensor's values are what lies at its address, here on the CPU."""
-    return type(tensor) in _PLAIN and tensor.is_cpu and not tensor.is_neg()
-
-
-def _lies(weight: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
-    """Whether a kernel may read a weight where it lies."""
-    return weight.dtype == dtype and weight.shape == shape and weight.is_contiguous() and _plain(weight)
-
-
-def may_pass_torch_by(x: Tensor, states: list[Maybe], *marks: Maybe) -> bool:
-    """Whether nobody but the kernel is to see a call: no gradient, no mode, no tracer is about."""
-    return not (
-        torch.is_grad_enabled()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or torch._C._functorch.peek_interpreter_stack()
-        or torch._C._is_tracing()
-        or torch._C._autograd._profiler_enabled()
-        or not all(_plain(t) and t.dtype == x.dtype for t in (x, *states) if t is not None)
-        or not all(_plain(mark) for mark in marks if mark is not None)
-    )
+def _fit(weights: Sequence[Maybe], cell: int, I: int, H: int, dtype: torch.dtype) -> bool:
+    """Whether a kernel may read the weights where they lie."""
+    rows = reference.gate_count(cell) * H
+    for weight, shape in zip(weights, ((rows, I), (rows, H), (rows,), (rows,)), strict=True):
+        if weight is not None and not (fits(weight, shape, dtype) and weight.is_contiguous()):
+            return False
+    return True
