@@ -69,7 +69,8 @@ def command(
     spectral: Annotated[
         bool | None,
         typer.Option(
-            "--spectral/--random-embedding", help="Whether the embedding begins with what neighbours tell."
+            "--spectral/--random-embedding",
+            help="Whether the embedding begins with what neighbours tell.  [by recipe]",
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Budget: times through the text.")] = None,

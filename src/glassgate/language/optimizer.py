@@ -105,9 +105,7 @@ class AdamW:
         weight_decay: float,
         betas: tuple[float, float] = (0.9, 0.99),
         epsilon: float = 1e-8,
-        row_rate: float = 1.0,
     ) -> None:
-        self.row_rate = row_rate
         self.weight_decay, self.betas, self.epsilon = weight_decay, betas, epsilon
         for name, parameter in parameters.items():
             on_cpu = parameter.device.type == "cpu" and parameter.is_contiguous()
@@ -150,16 +148,15 @@ class AdamW:
                 self._catch_up(slot, rows)
         self.count += 1
         beta1, beta2 = self.betas
-        unbiased, correction = 1 / (1 - beta1**self.count), sqrt(1 - beta2**self.count)
+        step, correction = rate / (1 - beta1**self.count), sqrt(1 - beta2**self.count)
         for slot, g, rows, count in moving:
-            own = rate * (1 if slot.gradient is None else self.row_rate)
             numbers = {
                 "beta1": beta1,
                 "beta2": beta2,
                 "epsilon": self.epsilon,
                 "clip": min(1.0, clip / (norm + 1e-6)),
-                "shrink": 1 - own * self._decay(slot),
-                "step": own * unbiased,
+                "shrink": 1 - rate * self._decay(slot),
+                "step": step,
                 "correction": correction,
             }
             if slot.plain and count:
@@ -178,7 +175,7 @@ class AdamW:
                     g=g.data_ptr(),
                     **numbers,
                 )
-        self._count_skipped(rate * self.row_rate, rate * self.row_rate * unbiased * correction)
+        self._count_skipped(rate, step * correction)
         for slot, _, rows, count in moving:
             if slot.gradient is not None:
                 slot.gradient.clear()

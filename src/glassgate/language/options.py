@@ -9,7 +9,14 @@ from glassgate.errors import GlassgateError
 from glassgate.folder.config import Cell, Eos, ModelConfig, Output, Reset
 from glassgate.folder.vocabulary import Tokens
 from glassgate.language.corpus import Corpus, TextOptions, count_words
-from glassgate.language.recipes import RECIPES, Recipe, RecipeChoice, choose_recipe
+from glassgate.language.recipes import (
+    RECIPES,
+    Recipe,
+    RecipeChoice,
+    choose_dropout,
+    choose_recipe,
+    expected_epochs,
+)
 from glassgate.layers.cutoffs import choose_cutoffs
 
 __all__ = ["Plan", "TrainOptions"]
@@ -140,7 +147,7 @@ class Plan:
     - batch: 40 streams, or fewer so that an epoch has 200 steps; at least 8 as long as the text
       suffices;
     - learning rate: 0.008 x sqrt(batch / 40), the peak of the one-cycle schedule;
-    - dropout, where the recipe leaves it open: 0.2 from two million tokens on, else 0.5; in any case 0
+    - dropout, where the recipe leaves it open: by the epochs, as `choose_dropout` says; in any case 0
       for a hidden size below 100, and so are the other regularisers, and the embedding begins at random;
     - output: adaptive from 10,000 words on, with cutoffs that `choose_cutoffs` finds in the counts of
       the training text;
@@ -202,7 +209,7 @@ class Plan:
             cutoffs = choose_cutoffs(count_words(corpus.train, words), width, batch * options.unroll)
         dropout = recipe.dropout
         if dropout is None:
-            dropout = 0.2 if tokens >= 2_000_000 else 0.5
+            dropout = choose_dropout(expected_epochs(tokens, options.epochs or MOST_EPOCHS, minutes))
         config = ModelConfig(
             cell=recipe.cell,
             reset=recipe.reset,

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import log2
 from typing import Literal, TypeAlias
 
 from glassgate.folder.config import Cell, Reset
 
-__all__ = ["RECIPES", "Recipe", "RecipeChoice", "choose_recipe", "expected_epochs"]
+__all__ = ["RECIPES", "Recipe", "RecipeChoice", "choose_dropout", "choose_recipe", "expected_epochs"]
 
 RecipeChoice: TypeAlias = Literal["auto", "quick", "quality"]
 WORDS_PER_MINUTE = 600_000  # that `quick` trains on in a minute on two cores, measured at 33,278 words
@@ -26,7 +27,7 @@ class Recipe:
         h is projected down to it first.
     dropout
         Share of x and of the last h that is dropped, one mask for all steps of a sequence (Gal and
-        Ghahramani 2016, arXiv:1512.05287). None: by the size of the text, see `Plan`.
+        Ghahramani 2016, arXiv:1512.05287). None: as `choose_dropout` says.
     weight_drop
         Share of the recurrent weights that is dropped, one mask for a whole step of training (DropConnect
         on the hidden weights: Merity et al. 2018, arXiv:1708.02182, section 3).
@@ -40,7 +41,7 @@ class Recipe:
         Whether the unroll length varies, and the learning rate with it (after Merity et al. 2018, 4.1).
     spectral
         Whether the embedding begins with what `spectral_embedding` reads off the text's neighbouring words,
-        instead of random numbers of the same size.
+        instead of random numbers.
     """
 
     cell: Cell = "lstm"
@@ -93,6 +94,27 @@ def expected_epochs(tokens: int, epochs: int | None, minutes: float | None) -> f
     """
     by_time = minutes * WORDS_PER_MINUTE / tokens if minutes is not None else float("inf")
     return min(by_time, float("inf") if epochs is None else epochs)
+
+
+def choose_dropout(epochs: float) -> float:
+    """Return how much to drop in a training of so many epochs: a tenth, and one more for each doubling.
+
+    Parameters
+    ----------
+    epochs
+        How often the text is read, above 0.
+
+    Returns
+    -------
+    float
+        From 0.1 at one epoch or less to 0.5 at 16 or more.
+
+    Examples
+    --------
+    >>> [round(choose_dropout(epochs), 2) for epochs in (0.5, 1, 4, 30)]
+    [0.1, 0.1, 0.3, 0.5]
+    """
+    return min(0.5, max(0.1, 0.1 + 0.1 * log2(epochs)))
 
 
 def choose_recipe(tokens: int, epochs: int | None, minutes: float | None) -> str:
