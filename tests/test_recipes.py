@@ -27,7 +27,7 @@ ALL_ON = {
     "slowness_penalty": 1.0,
     "average": 0.5,
     "random_unroll": True,
-    "spectral": False,
+    "spectral": True,
 }
 SMALL: dict[str, Any] = {"hidden": 8, "embedding": 8, "epochs": 3, "batch": 4, "unroll": 9, "threads": 1}
 
@@ -78,7 +78,6 @@ def test_a_recipe_says_what_the_options_do_not(name: Any) -> None:
         "slowness_penalty",
         "average",
         "random_unroll",
-        "spectral",
     ):
         assert getattr(made, field) == getattr(recipe, field)
 
@@ -88,7 +87,7 @@ def test_options_go_before_the_recipe() -> None:
     assert made.config.hidden == 200
     assert made.config.dropout == 0.2
     assert (made.weight_drop, made.activation_penalty, made.slowness_penalty) == (0.3, 2.0, 1.0)
-    assert (made.average, made.random_unroll, made.spectral) == (0.5, True, False)
+    assert (made.average, made.random_unroll, made.spectral) == (0.5, True, True)
 
 
 def test_a_gru_that_is_asked_for_is_the_notes() -> None:

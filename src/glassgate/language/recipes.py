@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import log2
 from typing import Literal, TypeAlias
 
 from glassgate.folder.config import Cell, Reset
 
-__all__ = ["RECIPES", "Recipe", "RecipeChoice", "choose_dropout", "choose_recipe", "expected_epochs"]
+__all__ = ["RECIPES", "TWICE", "Recipe", "RecipeChoice", "choose_dropout", "choose_recipe", "expected_epochs"]
 
 RecipeChoice: TypeAlias = Literal["auto", "quick", "quality"]
 WORDS_PER_MINUTE = 600_000  # that `quick` trains on in a minute on two cores, measured at 33,278 words
+TWICE = 2  # epochs from which on an embedding that begins at random ends better
 LONG = 12  # epochs from which on a model begins to learn its text by heart, and more regularisation pays
 
 
@@ -41,7 +41,7 @@ class Recipe:
         Whether the unroll length varies, and the learning rate with it (after Merity et al. 2018, 4.1).
     spectral
         Whether the embedding begins with what `spectral_embedding` reads off the text's neighbouring words,
-        instead of random numbers.
+        instead of random numbers. None: where the text is not read twice.
     """
 
     cell: Cell = "lstm"
@@ -55,7 +55,7 @@ class Recipe:
     slowness_penalty: float = 0.0
     average: float = 0.0
     random_unroll: bool = False
-    spectral: bool = True
+    spectral: bool | None = None
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -96,25 +96,29 @@ def expected_epochs(tokens: int, epochs: int | None, minutes: float | None) -> f
     return min(by_time, float("inf") if epochs is None else epochs)
 
 
-def choose_dropout(epochs: float) -> float:
-    """Return how much to drop in a training of so many epochs: a tenth, and one more for each doubling.
+def choose_dropout(tokens: int, epochs: float) -> float:
+    """Return how much to drop where a recipe leaves it open.
 
     Parameters
     ----------
+    tokens
+        The length of the training text.
     epochs
-        How often the text is read, above 0.
+        How often it is read, about.
 
     Returns
     -------
     float
-        From 0.1 at one epoch or less to 0.5 at 16 or more.
+        0.1 where a text is not read twice; else 0.2 from two million tokens on, and 0.5 below.
 
     Examples
     --------
-    >>> [round(choose_dropout(epochs), 2) for epochs in (0.5, 1, 4, 30)]
-    [0.1, 0.1, 0.3, 0.5]
+    >>> choose_dropout(50_000_000, 0.5), choose_dropout(2_000_000, 4), choose_dropout(100_000, 30)
+    (0.1, 0.2, 0.5)
     """
-    return min(0.5, max(0.1, 0.1 + 0.1 * log2(epochs)))
+    if epochs < TWICE:
+        return 0.1
+    return 0.2 if tokens >= 2_000_000 else 0.5
 
 
 def choose_recipe(tokens: int, epochs: int | None, minutes: float | None) -> str:
