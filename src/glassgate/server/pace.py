@@ -6,7 +6,7 @@ from time import monotonic
 
 __all__ = ["Pace"]
 
-SLOWER = 1.9  # how much slower than alone those who are in may become: twice, less what varies
+SLOWER = 1.6  # how much slower than alone those who are in may become: twice, less what varies
 USUAL = 1.15  # how many times as long as its steps a text alone stays
 GRACE = 0.0003  # seconds that do not matter
 LEAST_MORE = 0.05  # of a step: what a further text takes beside its steps is not counted
@@ -20,7 +20,7 @@ class Pace:
     """Lets bursts in, up to the limit; where they do not end, only as much as slows each down a little.
 
     A refusal is a sign that they do not end; a second without one is a sign that they did. In between, as
-    many texts may be in as keep each at most 1.9 times as long as one alone would stay, and a little more.
+    many texts may be in as keep each at most 1.6 times as long as one alone would stay, and a little more.
 
     How many these are follows from what steps take. Steps are told apart by what is wanted after them (their
     kind); alone(kind) is the time of one with a single text. Each further text makes a step longer by the
@@ -50,8 +50,8 @@ class Pace:
     128
     >>> pace.leave(1.0, 1.0)
     >>> pace.refuse(now=0.0)
-    >>> pace.room(128, now=0.5), pace.room(128, now=1.5)  # 1 + (1.9 * 1.15 - 1) / 0.1
-    (12, 128)
+    >>> pace.room(128, now=0.5), pace.room(128, now=1.5)  # 1 + (1.6 * 1.15 - 1) / 0.1
+    (9, 128)
     """
 
     def __init__(self) -> None:
