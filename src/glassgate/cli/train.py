@@ -48,7 +48,7 @@ def command(
         typer.Option(help="The softmax; auto: adaptive from 10,000 words on.  [auto]"),
     ] = None,
     dropout: Annotated[
-        float | None, typer.Option(help="Share of x and h dropped in training.  [by recipe and text size]")
+        float | None, typer.Option(help="Share of x and h dropped in training.  [by recipe, text and budget]")
     ] = None,
     weight_drop: Annotated[
         float | None, typer.Option(help="Share of the recurrent weights dropped in training.  [by recipe]")
@@ -70,7 +70,7 @@ def command(
         bool | None,
         typer.Option(
             "--spectral/--random-embedding",
-            help="Whether the embedding begins with what neighbours tell.  [by recipe]",
+            help="Whether the embedding begins with what neighbours tell.  [by budget]",
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Budget: times through the text.")] = None,

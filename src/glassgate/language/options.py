@@ -149,8 +149,10 @@ class Plan:
       suffices;
     - learning rate: 0.008 x sqrt(batch / 40), the peak of the one-cycle schedule;
     - dropout, where the recipe leaves it open: 0.1 where the text is not read twice, else 0.2 from two
-      million tokens on and 0.5 below; in any case 0
-      for a hidden size below 100, and so are the other regularisers, and the embedding begins at random;
+      million tokens on and 0.5 below; 0 in any case for a hidden size below 100, as are the other
+      regularisers;
+    - the embedding begins with what neighbours tell where the text is not read twice, else, and for a
+      hidden size below 100, at random;
     - output: adaptive from 10,000 words on, with cutoffs that `choose_cutoffs` finds in the counts of
       the training text;
     - budget: 10 minutes; and at most 30 epochs where only time is given.
@@ -197,10 +199,11 @@ class Plan:
             )
         timed = options.minutes is not None or options.epochs is None
         minutes = options.minutes or DEFAULT_MINUTES if timed else None
-        expected = expected_epochs(tokens, options.epochs or MOST_EPOCHS, minutes)
+        epochs = options.epochs or MOST_EPOCHS
+        expected = expected_epochs(tokens, epochs, minutes)
         chosen: str = options.recipe
         if chosen == "auto":
-            chosen = choose_recipe(tokens, options.epochs or MOST_EPOCHS, minutes)
+            chosen = choose_recipe(tokens, epochs, minutes)
         recipe = _followed(options, chosen)
         words = len(corpus.vocabulary)
         output: Output = "adaptive" if words >= LARGE_VOCABULARY else "full"
@@ -241,7 +244,7 @@ class Plan:
             batch=batch,
             unroll=options.unroll,
             learning_rate=options.learning_rate or LEARNING_RATE * (batch / LARGE_BATCH) ** 0.5,
-            epochs=options.epochs or MOST_EPOCHS,
+            epochs=epochs,
             seconds=None if minutes is None else 60 * minutes,
             steps_per_epoch=-(-length // options.unroll),
         )

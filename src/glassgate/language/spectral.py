@@ -86,9 +86,10 @@ def spectral_embedding(tokens: TokenArray, words: int, width: int, seed: int) ->
 def _counted(tokens: TokenArray, rows: int, columns: int) -> tuple[Numbers, Numbers, npt.NDArray[np.float64]]:
     """Return the pairs (row, column) that occur, in the order of rows, and how often each does."""
     neighbours = columns // len(OFFSETS)
-    length = min(len(tokens), MOST_TOKENS) // BLOCKS if len(tokens) > MOST_TOKENS else len(tokens)
+    blocks = BLOCKS if len(tokens) > MOST_TOKENS else 1
+    length = min(len(tokens), MOST_TOKENS) // blocks
     pairs = []
-    for start in np.linspace(0, len(tokens) - length, BLOCKS if len(tokens) > MOST_TOKENS else 1).astype(int):
+    for start in np.linspace(0, len(tokens) - length, blocks).astype(int):
         block = tokens[start : start + length].astype(np.int64)
         for place, offset in enumerate(OFFSETS):
             near, far = block[: -abs(offset)], block[abs(offset) :]

@@ -17,7 +17,7 @@ from glassgate.layers.memory import empty
 from glassgate.layers.operators import Maybe, Sizes, run, run_backward
 from glassgate.layers.reference import GRU_BEFORE, LSTM, gate_count
 
-__all__ = ["fits", "is_plain", "may_pass_torch_by", "scan", "unobserved"]
+__all__ = ["buffers", "fits", "is_plain", "may_pass_torch_by", "scan", "unobserved"]
 
 _PLAIN = {torch.Tensor, nn.Parameter}
 _keys = torch._C._dispatch_keys
@@ -68,27 +68,22 @@ def may_pass_torch_by(x: Tensor, states: Iterable[Maybe], *marks: Maybe) -> bool
     )
 
 
+def buffers(cell: int, x: Tensor, H: int, save: bool) -> tuple[Tensor, Maybe, Maybe]:
+    """Return where hidden, gates and state of a call go; None for what the cell lacks or nobody keeps."""
+    T, N, _ = x.shape
+    return (
+        empty(x, T, N, H),
+        empty(x, T, N, gate_count(cell), H) if save else None,
+        empty(x, T, N, H) if save and cell != GRU_BEFORE else None,
+    )
+
+
 class _Scan(_SingleLevelFunction):
     """`operators.scan` for tensors that fit, and its gradients."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        cell: int,
-        x: Tensor,
-        w_ih: Tensor,
-        w_hh: Tensor,
-        b_ih: Maybe,
-        b_hh: Maybe,
-        h0: Maybe,
-        c0: Maybe,
-        lengths: Maybe,
-        resets: Maybe,
-        reverse: bool,
-        bf16: bool,
-        shown: bool,
-    ) -> tuple[Maybe, ...]:
-        inputs = (x, w_ih, w_hh, b_ih, b_hh, h0, c0, lengths, resets)
+    def forward(ctx: Any, cell: int, *arguments: Any) -> tuple[Maybe, ...]:
+        inputs, (reverse, bf16, shown) = arguments[:9], arguments[9:]
         out = _forward(cell, inputs, reverse, bf16, save=True)
         hidden, _, _, gates, state = out
         ctx.set_materialize_grads(False)
@@ -118,10 +113,9 @@ def _forward(cell: int, inputs: tuple[Any, ...], reverse: bool, bf16: bool, save
     """Return hidden, h_n, c_n, gates and state; None for what the cell lacks or nobody keeps."""
     x = inputs[0]
     (T, N, I), H = x.shape, inputs[2].shape[1]
-    hidden, h_n = empty(x, T, N, H), x.new_empty(N, H)
+    hidden, gates, state = buffers(cell, x, H, save)
+    h_n = x.new_empty(N, H)
     c_n = x.new_empty(N, H) if cell == LSTM else None
-    gates = empty(x, T, N, gate_count(cell), H) if save else None
-    state = empty(x, T, N, H) if save and cell != GRU_BEFORE else None
     run(cell, Sizes(T, N, I, H), inputs, reverse, bf16, (hidden, state, gates, h_n, c_n))
     return hidden, h_n, c_n, gates, state
 

@@ -11,7 +11,6 @@ from torch.autograd import forward_ad
 from glassgate.kernels import _native
 from glassgate.layers import direct, operators, reference
 from glassgate.layers.direct import fits, may_pass_torch_by
-from glassgate.layers.memory import empty
 from glassgate.layers.operators import Maybe, Weights
 from glassgate.trace import Chunk, LayerTrace
 
@@ -192,9 +191,7 @@ class _Straight(Call):
                 row.copy_(value)
             return hidden
         x, save = x.contiguous(), bool(self.module._recorders)
-        hidden = empty(x, T, N, H)
-        gates = empty(x, T, N, reference.gate_count(self.cell), H) if save else None
-        state = empty(x, T, N, H) if save and self.cell != reference.GRU_BEFORE else None
+        hidden, gates, state = direct.buffers(self.cell, x, H, save)
         skip = self.number * N * H * dtype.itemsize
         self.number += 1
         h0, c0, h_n, c_n = (

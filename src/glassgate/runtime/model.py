@@ -330,19 +330,21 @@ class Model:
         GlassgateError
             When ``k`` is below 1, or a session has nothing to go on from or is of another model.
         """
-        self._check(sessions, len(sessions) if begun is None else len(begun))
+        begun = [""] * len(sessions) if begun is None else begun
+        self._check(sessions, len(begun))
         if k < 1:
             raise GlassgateError(f"-k: must be at least 1, got {k}")
         for session in sessions:
             session._check_begun()
-        if begun is None:
-            return [self._spelled(best) for best in self._best(sessions, k, "")] if sessions else []
         found: list[list[tuple[str, float]]] = [[] for _ in sessions]
+        spelling = self.vocabulary.words
         for prefix in dict.fromkeys(begun):
             places = [place for place, other in enumerate(begun) if other == prefix]
-            best = self._best([sessions[place] for place in places], k, self.vocabulary.normalise(prefix))
-            for place, one in zip(places, best, strict=True):
-                found[place] = self._spelled(one)
+            start = prefix and self.vocabulary.normalise(prefix)
+            best = self._best([sessions[place] for place in places], k, start)
+            for place, (numbers, y) in zip(places, best, strict=True):
+                words = map(spelling.__getitem__, numbers.tolist())
+                found[place] = list(zip(words, y.tolist(), strict=True))
         return found
 
     def numbers(self, text: str, unknown: bool = False) -> list[int]:
@@ -390,10 +392,6 @@ class Model:
         allowed = self.prefixes.words(prefix) if prefix else None
         network = self.network
         return network.output.best(network.features(h), k, allowed, self.vocabulary.unk)
-
-    def _spelled(self, best: Best) -> list[tuple[str, float]]:
-        numbers, y = best
-        return list(zip(map(self.vocabulary.words.__getitem__, numbers.tolist()), y.tolist(), strict=True))
 
     def _written(
         self, session: Session, before: Sequence[str], words: int, sampling: Sampling

@@ -86,7 +86,7 @@ class Session:
         GlassgateError
             When ``k`` is below 1 or there is nothing to go on from.
         """
-        return self._model.predict_together([self], k, [begun] if begun else None)[0]
+        return self._model.predict_together([self], k, [begun])[0]
 
     def fork(self) -> "Session":
         """Return a session that has read the same; only the state is copied."""

@@ -168,7 +168,7 @@ class Engine:
     @property
     def room(self) -> int:
         """How many texts and calls may be in."""
-        return int(self._pace.room(self.limit))
+        return self._pace.room(self.limit)
 
     def submit(self, work: Sequence[Reader | Call]) -> None:
         """Take in texts or calls, all or none.
