@@ -240,6 +240,21 @@ def _layer_step(shape: Shape, ours: Any, theirs: Any, x: Tensor) -> Contest:
     return _alike(shape, _LayerStep(ours, x, h, c), peers, peers["torch fp32"].results)
 
 
+class _Packed:
+    """The kernels' own sequence on NumPy arrays, its weights packed once, as ONNX Runtime packs its own."""
+
+    def __init__(self, cell: str, module: nn.Module, x: Tensor) -> None:
+        packed = kernels.PackedLSTM if cell == "lstm" else kernels.PackedGRU
+        self.model = packed(*(p.detach().numpy() for p in module.parameters()))
+        self.x = x.numpy()
+
+    def __call__(self) -> Any:
+        return self.model.forward(self.x).hidden
+
+    def results(self) -> Results:
+        return {"output": torch.from_numpy(self())}
+
+
 class _PackedStep:
     """The kernels' own step, in place on NumPy arrays."""
 
@@ -260,7 +275,7 @@ def _against_onnx(
     work: Work, shape: Shape, ours: Any, theirs: Any, x: Tensor, threads: int, seconds: float
 ) -> Contest:
     feeds = {"x": x.numpy()}
-    mine: _Rival = _Inference(ours, x)
+    mine: _Rival = _Packed(work.cell, ours, x) if work.task == "packed" else _Inference(ours, x)
     if work.steps:
         h, c = torch.rand(1, 1, shape.H), torch.randn(1, 1, shape.H)
         feeds |= {"h": h.numpy(), "c": c.numpy()}

@@ -13,14 +13,16 @@ from glassgate import __version__, kernels
 from glassgate.bench import onnx_peer
 from glassgate.bench.checks import WrongResultError
 from glassgate.bench.contests import prepare
-from glassgate.bench.report import Report, Row, line
-from glassgate.bench.timing import in_turns
+from glassgate.bench.report import Report, Row, is_large, line
+from glassgate.bench.timing import Call, in_turns, trial
 from glassgate.bench.works import Shape, Work
 from glassgate.errors import GlassgateError
 
 __all__ = ["measure", "sgemm_rate"]
 
 SECONDS, QUICK_SECONDS = 0.7, 0.2  # for each row, three rounds at least
+SIZE = 2048
+PRODUCT = 2 * SIZE**3  # operations of the product that large shapes are set beside
 
 
 def measure(
@@ -83,8 +85,6 @@ def measure(
                     skipped.append(f"{work.name} {shape}: skipped, {error}")
                     say(skipped[-1])
                 else:
-                    if work.share is not None and rows[-1].large:  # it may have been disturbed before
-                        report.sgemm = max(report.sgemm, sgemm_rate(0.3))
                     say(line(rows[-1], report.sgemm))
     finally:
         torch.set_num_threads(before)
@@ -93,34 +93,38 @@ def measure(
 
 
 def _row(work: Work, shape: Shape, seconds: float) -> Row:
+    beside = {"product": _product()} if work.share is not None and is_large(shape) else {}
     with torch.inference_mode(not work.training):
         contest = prepare(work, shape, torch.get_num_threads(), seconds)
         try:
             error = contest.check()
         except WrongResultError as wrong:
             raise WrongResultError(f"{work.name} {shape}: {wrong}; nothing of it was timed") from None
-        times = in_turns(contest.ours, contest.peers, seconds)
-    ours = times.pop("ours")
+        times = in_turns(contest.ours, contest.peers, seconds, beside=beside)
+    ours, product = times.pop("ours"), times.pop("product", None)
     forms = {**times, **contest.outside}
     peer = min(forms, key=lambda form: forms[form].seconds)
     flops = work.flops(shape, contest.steps)
-    return Row(work, shape, ours, peer, forms, flops, error, contest.allowed)
+    rate = None if product is None else PRODUCT / product.seconds / 1e9
+    return Row(work, shape, ours, peer, forms, flops, error, contest.allowed, rate)
 
 
-def sgemm_rate(seconds: float, size: int = 2048) -> float:
+def sgemm_rate(seconds: float) -> float:
     """Measure torch's own float32 matrix product: the fastest of many, GFLOP/s.
 
-    The fastest, not the median: it stands for what the machine can do, so shares of it are never flattered by
-    a disturbance.
+    The fastest, not the median: it stands for what the machine can do.
     """
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    a @ b
-    fastest, end = float("inf"), perf_counter() + seconds
+    call, end = _product(), perf_counter() + seconds
+    fastest = trial(call)
     while perf_counter() < end:
-        start = perf_counter()
-        a @ b
-        fastest = min(fastest, perf_counter() - start)
-    return 2 * size**3 / fastest / 1e9
+        fastest = min(fastest, trial(call))
+    return PRODUCT / fastest / 1e9
+
+
+def _product() -> Call:
+    """Return torch's float32 product of two square matrices, to be called."""
+    a, b = torch.randn(SIZE, SIZE), torch.randn(SIZE, SIZE)
+    return lambda: a @ b
 
 
 def _environment() -> dict[str, str]:

@@ -30,7 +30,11 @@ class Timed:
 
 
 def in_turns(
-    ours: Call | None, peers: Mapping[str, Call], seconds: float, clock: Clock = perf_counter
+    ours: Call | None,
+    peers: Mapping[str, Call],
+    seconds: float,
+    clock: Clock = perf_counter,
+    beside: Mapping[str, Call] | None = None,
 ) -> dict[str, Timed]:
     """Time calls in turns: ours, each peer, ours, each peer, and so on.
 
@@ -47,6 +51,8 @@ def in_turns(
         How long to measure; three rounds at least.
     clock
         Tells the time in seconds.
+    beside
+        What takes its turns too and is no peer, such as a yardstick.
 
     Returns
     -------
@@ -58,10 +64,11 @@ def in_turns(
     ['ours', 'peer']
     """
     calls = dict(peers) if ours is None else {"ours": ours, **peers}
+    calls |= beside or {}
     with _no_collection():
         first = {name: trial(call, clock) for name, call in calls.items()}
         fastest = min((first[name] for name in peers), default=math.inf)
-        kept = [name for name in calls if name == "ours" or first[name] <= HOPELESS * fastest]
+        kept = [name for name in calls if name not in peers or first[name] <= HOPELESS * fastest]
         slow = all(first[name] >= SLOW for name in kept)
         times: dict[str, list[float]] = {name: [first[name]] if slow else [] for name in kept}
         repeats = {name: max(1, math.ceil(BLOCK / max(first[name], 1e-9))) for name in times}

@@ -9,7 +9,7 @@ __all__ = ["LARGE", "SHAPES", "STEPS", "WORKS", "Shape", "Work", "parse_shapes",
 
 Cell: TypeAlias = Literal["lstm", "gru", "gru-before"]
 Task: TypeAlias = Literal[
-    "training", "inference", "ragged", "bf16", "recorded", "gates", "step", "layer-step"
+    "training", "inference", "packed", "ragged", "bf16", "recorded", "gates", "step", "layer-step"
 ]
 Peer: TypeAlias = Literal["torch.nn", "Python loop", "ONNX Runtime", "packed torch", "not recorded"]
 
@@ -139,6 +139,8 @@ WORKS = {
         Work("gru-inference", "gru", "inference", "torch.nn", 2.2, 1.0),
         Work("lstm-inference-ort", "lstm", "inference", "ONNX Runtime", 1.2, 0.9),
         Work("gru-inference-ort", "gru", "inference", "ONNX Runtime", 1.2, 0.9),
+        Work("lstm-packed-ort", "lstm", "packed", "ONNX Runtime", 1.2, 0.9),
+        Work("gru-packed-ort", "gru", "packed", "ONNX Runtime", 1.2, 0.9),
         Work("lstm-ragged", "lstm", "ragged", "packed torch", 2.5, 1.8),
         Work("lstm-bf16", "lstm", "bf16", "torch.nn", 1.7, 1.3),
         Work("lstm-recorded", "lstm", "recorded", "not recorded", 1 / 1.1),

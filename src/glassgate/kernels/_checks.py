@@ -14,6 +14,9 @@ Reset: TypeAlias = Literal["before", "after"]
 
 LSTM, GRU_AFTER, GRU_BEFORE = 0, 1, 2
 
+_DTYPES = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
+_TWICE = np.dtype(np.float64)
+
 
 def gru_cell(where: str, reset: str) -> int:
     """Give the number of the GRU with the reset ``"after"`` or ``"before"`` the product."""
@@ -30,13 +33,13 @@ class Check:
     ) -> None:
         self.where = where
         array = np.asarray(x)
-        if array.ndim != len(shape.split(",")):
+        if array.ndim != shape.count(",") + 1:
             raise self.error(name, f"shape {shape} expected, got {array.shape}")
-        if array.dtype not in (np.float32, np.float64):
-            raise self.error(name, f"float32 or float64 expected, got {array.dtype}")
-        self.x: Array = np.ascontiguousarray(array)
         self.dtype: np.dtype[Any] = array.dtype
-        self.twice = array.dtype == np.float64
+        if self.dtype not in _DTYPES:
+            raise self.error(name, f"float32 or float64 expected, got {self.dtype}")
+        self.x: Array = np.ascontiguousarray(array)
+        self.twice = self.dtype == _TWICE
         if precision not in ("fp32", "bf16"):
             raise self.error("precision", f"'fp32' or 'bf16' expected, got {precision!r}")
         self.bf16 = precision == "bf16"
@@ -83,12 +86,12 @@ class Check:
             raise self.error("resets", f"bool of shape {(T, N)} expected, got {array.dtype} of {array.shape}")
         return np.ascontiguousarray(array)
 
-    def edits(self, table: Table, T: int, N: int, H: int) -> dict[str, Any]:
+    def edits(self, table: Table, T: int, N: int, H: int) -> tuple[NDArray[np.int32], Array, int]:
         rows = np.ascontiguousarray(table.rows, np.int32)
         if rows.shape[:2] != (T, N):
             raise self.error("edits", f"a table of {T} steps and {N} sequences expected, got {rows.shape}")
         edits = self.array("edits", table.edits, len(table.edits), 4, H)
-        return {"edit_rows": rows, "edits": edits, "edit_count": len(edits)}
+        return rows, edits, len(edits)
 
     def empty(self, *shape: int) -> Array:
         return np.empty(shape, self.dtype)
