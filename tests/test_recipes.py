@@ -22,6 +22,7 @@ from test_options import corpus
 
 ALL_ON = {
     "dropout": 0.2,
+    "weight_decay": 0.15,
     "weight_drop": 0.3,
     "activation_penalty": 2.0,
     "slowness_penalty": 1.0,
@@ -73,11 +74,13 @@ def test_a_recipe_says_what_the_options_do_not(name: Any) -> None:
         assert getattr(made.config, field) == getattr(recipe, field)
     assert made.config.dropout == (0.5 if recipe.dropout is None else recipe.dropout)
     for field in (
+        "weight_decay",
         "weight_drop",
         "activation_penalty",
         "slowness_penalty",
         "average",
         "random_unroll",
+        "spectral",
     ):
         assert getattr(made, field) == getattr(recipe, field)
 
@@ -85,7 +88,7 @@ def test_a_recipe_says_what_the_options_do_not(name: Any) -> None:
 def test_options_go_before_the_recipe() -> None:
     made = plan(recipe="quality", hidden=200, **ALL_ON)
     assert made.config.hidden == 200
-    assert made.config.dropout == 0.2
+    assert (made.config.dropout, made.weight_decay) == (0.2, 0.15)
     assert (made.weight_drop, made.activation_penalty, made.slowness_penalty) == (0.3, 2.0, 1.0)
     assert (made.average, made.random_unroll, made.spectral) == (0.5, True, True)
 
@@ -100,6 +103,7 @@ def test_a_gru_that_is_asked_for_is_the_notes() -> None:
 def test_small_networks_are_not_regularised_unless_asked() -> None:
     made = plan(recipe="quality", hidden=20)
     assert (made.config.dropout, made.weight_drop, made.activation_penalty, made.slowness_penalty) == (0,) * 4
+    assert made.weight_decay == 0.01
     assert not made.random_unroll
     assert not made.spectral
     assert made.config.embedding == 256

@@ -70,7 +70,7 @@ def command(
         bool | None,
         typer.Option(
             "--spectral/--random-embedding",
-            help="Whether the embedding begins with what neighbours tell.  [by budget]",
+            help="Whether the embedding begins with what neighbours tell.  [by recipe]",
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Budget: times through the text.")] = None,
@@ -80,7 +80,7 @@ def command(
     learning_rate: Annotated[
         float | None, typer.Option(help="Peak of the one-cycle.  [0.008 at 40 streams]")
     ] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Of AdamW.  [0.01]")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of AdamW.  [by recipe]")] = None,
     clip: Annotated[float | None, typer.Option(help="Largest gradient norm.  [1]")] = None,
     seed: Annotated[int | None, typer.Option(help="Of all that is drawn.  [1]")] = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads.  [all cores]")] = None,

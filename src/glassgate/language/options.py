@@ -11,7 +11,6 @@ from glassgate.folder.vocabulary import Tokens
 from glassgate.language.corpus import Corpus, TextOptions, count_words
 from glassgate.language.recipes import (
     RECIPES,
-    TWICE,
     Recipe,
     RecipeChoice,
     choose_dropout,
@@ -66,6 +65,7 @@ class TrainOptions:
     tied: bool = True
     output: OutputChoice = "auto"
     dropout: float | None = None
+    weight_decay: float | None = None
     weight_drop: float | None = None
     activation_penalty: float | None = None
     slowness_penalty: float | None = None
@@ -77,7 +77,6 @@ class TrainOptions:
     batch: int | None = None
     unroll: int = 35
     learning_rate: float | None = None
-    weight_decay: float = 0.01
     clip: float = 1.0
     seed: int = 1
     threads: int | None = None
@@ -148,11 +147,10 @@ class Plan:
     - batch: 40 streams, or fewer so that an epoch has 200 steps; at least 8 as long as the text
       suffices;
     - learning rate: 0.008 x sqrt(batch / 40), the peak of the one-cycle schedule;
-    - dropout, where the recipe leaves it open: 0.1 where the text is not read twice, else 0.2 from two
-      million tokens on and 0.5 below; 0 in any case for a hidden size below 100, as are the other
-      regularisers;
-    - the embedding begins with what neighbours tell where the text is not read twice, else, and for a
-      hidden size below 100, at random;
+    - dropout, where the recipe leaves it open: 0.1 where the text is read less than five times, else 0.2
+      from two million tokens on and 0.5 below;
+    - a hidden size below 100 has no dropout nor other regularisers, but a weight decay of 0.01, and its
+      embedding begins at random;
     - output: adaptive from 10,000 words on, with cutoffs that `choose_cutoffs` finds in the counts of
       the training text;
     - budget: 10 minutes; and at most 30 epochs where only time is given.
@@ -160,6 +158,7 @@ class Plan:
 
     recipe: str
     config: ModelConfig
+    weight_decay: float
     weight_drop: float
     activation_penalty: float
     slowness_penalty: float
@@ -235,12 +234,13 @@ class Plan:
         return cls(
             recipe=chosen,
             config=config,
+            weight_decay=recipe.weight_decay,
             weight_drop=recipe.weight_drop,
             activation_penalty=recipe.activation_penalty,
             slowness_penalty=recipe.slowness_penalty,
             average=recipe.average,
             random_unroll=recipe.random_unroll,
-            spectral=expected < TWICE if recipe.spectral is None else recipe.spectral,
+            spectral=recipe.spectral,
             batch=batch,
             unroll=options.unroll,
             learning_rate=options.learning_rate or LEARNING_RATE * (batch / LARGE_BATCH) ** 0.5,
@@ -275,9 +275,9 @@ def _followed(options: TrainOptions, name: str) -> Recipe:
     """Return a recipe with what the options say in its place."""
     recipe = RECIPES[name]
     if (options.hidden or recipe.hidden) < SMALL:
-        # What can hardly learn its text needs nothing against learning it by heart; as in the notes it begins
-        # at random.
-        recipe = Recipe(dropout=0.0, spectral=False)
+        # What can hardly learn its text needs next to nothing against learning it by heart; as in the notes
+        # it begins at random.
+        recipe = Recipe(dropout=0.0)
     said = {field.name: getattr(options, field.name) for field in fields(Recipe)}
     if options.cell is not None and options.reset is None:
         said["reset"] = "before"  # a GRU that is asked for is the notes'

@@ -96,7 +96,7 @@ class Trainer:
         plan = self.plan
         self.model = NextWordModel(plan.config, plan.weight_drop)
         self.streams = Streams(corpus.train, plan.batch, plan.unroll, options.seed, plan.random_unroll)
-        self.optimizer = _optimizer(self.model, options.weight_decay)
+        self.optimizer = _optimizer(self.model, plan.weight_decay)
         self.average = averaging.Average(self.model)
         if plan.batch < self.ranks.count:
             raise GlassgateError(
@@ -279,7 +279,7 @@ class Trainer:
             "text": f"{len(self.corpus.train):,} tokens; {self.corpus.split}",
             "budget": budget,
             "batch and unroll": f"{plan.batch} streams, {plan.unroll} words",
-            "optimiser": f"AdamW, weight decay {options.weight_decay:g}, gradient norm <= {options.clip:g}",
+            "optimiser": f"AdamW, weight decay {plan.weight_decay:g}, gradient norm <= {options.clip:g}",
             "learning rate": f"one cycle, up to {plan.learning_rate:.2g}",
             "recipe": plan.recipe,
             "dropout": f"{plan.config.dropout:g}; of recurrent weights {plan.weight_drop:g}",
