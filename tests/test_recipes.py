@@ -72,7 +72,7 @@ def test_a_recipe_says_what_the_options_do_not(name: Any) -> None:
     assert made.recipe == name
     for field in ("cell", "reset", "hidden", "layers", "embedding"):
         assert getattr(made.config, field) == getattr(recipe, field)
-    assert made.config.dropout == (0.5 if recipe.dropout is None else recipe.dropout)
+    assert made.config.dropout == (0.3 if recipe.dropout is None else recipe.dropout)
     for field in (
         "weight_decay",
         "weight_drop",

@@ -148,7 +148,7 @@ class Plan:
       suffices;
     - learning rate: 0.008 x sqrt(batch / 40), the peak of the one-cycle schedule;
     - dropout, where the recipe leaves it open: 0.1 where the text is read less than five times, else 0.2
-      from two million tokens on and 0.5 below;
+      from two million tokens on and 0.3 below;
     - a hidden size below 100 has no dropout nor other regularisers, but a weight decay of 0.01, and its
       embedding begins at random;
     - output: adaptive from 10,000 words on, with cutoffs that `choose_cutoffs` finds in the counts of

@@ -112,16 +112,16 @@ def choose_dropout(tokens: int, epochs: float) -> float:
     Returns
     -------
     float
-        0.1 where a text is read less than five times; else 0.2 from two million tokens on, and 0.5 below.
+        0.1 where a text is read less than five times; else 0.2 from two million tokens on, and 0.3 below.
 
     Examples
     --------
     >>> choose_dropout(2_000_000, 4), choose_dropout(2_000_000, 6), choose_dropout(100_000, 30)
-    (0.1, 0.2, 0.5)
+    (0.1, 0.2, 0.3)
     """
     if epochs < FEW:
         return 0.1
-    return 0.2 if tokens >= 2_000_000 else 0.5
+    return 0.2 if tokens >= 2_000_000 else 0.3
 
 
 def choose_recipe(tokens: int, epochs: int | None, minutes: float | None) -> str:
