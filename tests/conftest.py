@@ -4,7 +4,7 @@ import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -12,7 +12,10 @@ from hypothesis import settings
 from program import Program
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
+
+    from paging import Open
+    from serving import Client
 
 # A busy machine is no defect: how long an example takes is not what these tests are about.
 settings.register_profile("glassgate", deadline=None)
@@ -48,6 +51,32 @@ def browser() -> "Iterator[Browser]":
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def visit(browser: "Browser") -> "Iterator[Open]":
+    """Open the page; at the end nothing may have gone wrong in it, and nobody else have been asked."""
+    from paging import LINK
+
+    contexts, wrong, asked = [], [], []
+
+    def open_page(client: "Client", fragment: str = LINK, **options: Any) -> "Page":
+        options.setdefault("viewport", {"width": 1360, "height": 900})
+        context = browser.new_context(reduced_motion="reduce", **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda line: wrong.append(line.text) if "422" not in line.text else None)
+        page.on("request", lambda request: asked.append((client.server.url, request.url)))
+        page.goto(client.server.url + "/" + fragment)
+        page.wait_for_selector("table.next tbody tr")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert wrong == []
+    assert [url for own, url in asked if not url.startswith((own, "blob:" + own, "data:,"))] == []
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,44 +16,14 @@ from axe_playwright_python.sync_playwright import Axe
 from matplotlib.image import imread
 from playwright.sync_api import Browser, Page
 
+from paging import CLOSE, TEXT, Open, expected, saved
 from serving import Client, serving, write_folder
-
-TEXT = "the gate opens a door ,"
-# The page takes the next words from the trace, /predict from a step of many rows: see test_server.py, CLOSE.
-CLOSE = 1e-5
 
 
 @pytest.fixture(scope="module", params=["lstm", "gru"])
 def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     with serving(write_folder(tmp_path_factory.mktemp("page") / "drawn", request.param)) as client:
         yield client
-
-
-Open = Callable[..., Page]
-
-
-@pytest.fixture
-def visit(browser: Browser) -> Iterator[Open]:
-    """Open the page; at the end nothing may have gone wrong in it, and nobody else have been asked."""
-    contexts, wrong, asked = [], [], []
-
-    def open_page(client: Client, fragment: str = f"#text={quote(TEXT)}", **options: Any) -> Page:
-        options.setdefault("viewport", {"width": 1360, "height": 900})
-        context = browser.new_context(reduced_motion="reduce", **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda line: wrong.append(line.text) if "422" not in line.text else None)
-        page.on("request", lambda request: asked.append((client.server.url, request.url)))
-        page.goto(client.server.url + "/" + fragment)
-        page.wait_for_selector("table.next tbody tr")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert wrong == []
-    assert [url for own, url in asked if not url.startswith((own, "blob:" + own, "data:,"))] == []
 
 
 def shown(page: Page, column: str = "is") -> dict[str, float | None]:
@@ -64,10 +34,6 @@ def shown(page: Page, column: str = "is") -> dict[str, float | None]:
         column,
     )
     return {word: float(y) if y else None for word, y in rows}
-
-
-def expected(words: list[dict[str, Any]]) -> dict[str, float]:
-    return {entry["word"]: pytest.approx(entry["probability"], rel=CLOSE) for entry in words}
 
 
 def becomes(page: Page, words: list[dict[str, Any]]) -> None:
@@ -98,14 +64,6 @@ def trace(client: Client, text: str = TEXT, edits: list[Any] | None = None) -> l
 
 def first_gate(layer: dict[str, Any]) -> str:
     return "forget" if layer["cell"] == "lstm" else "update"
-
-
-def saved(page: Page, button: str, folder: Path) -> bytes:
-    with page.expect_download() as download:
-        page.click(button)
-    path = folder / "saved"
-    download.value.save_as(path)
-    return path.read_bytes()
 
 
 def at(view: int, layer: str, gate: str, unit: int, step: int) -> str:
@@ -386,127 +344,3 @@ def test_a_token_is_asked_for(browser: Browser, tmp_path: Path) -> None:
         assert page.is_hidden("#key")
         assert token not in json.dumps([page.url, page.evaluate("({...localStorage, ...sessionStorage})")])
         page.close()
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """Two models with nothing in common but some words: cells, layers and units differ."""
-    parent = tmp_path_factory.mktemp("pair")
-    other = write_folder(parent / "other", "gru", layers=1, hidden=6, embedding=4)
-    with serving(write_folder(parent / "drawn"), compared=other) as client:
-        yield client
-
-
-def tables(page: Page, column: str = "is") -> list[dict[str, float | None]]:
-    """The next words of each model."""
-    found = page.eval_on_selector_all(
-        "table.next",
-        """(tables, kind) => tables.map(t => [...t.querySelectorAll('tbody tr')].map(
-            r => [r.dataset.word, r.querySelector('td.' + kind)?.dataset.probability]))""",
-        column,
-    )
-    return [{word: float(y) if y else None for word, y in rows} for rows in found]
-
-
-def settles(page: Page, *expected_words: list[dict[str, Any]]) -> None:
-    """Wait until each model's words are these, and compare them."""
-    page.wait_for_function(
-        """([all, close]) => {
-            const rows = [...document.querySelectorAll('table.next')].map(t => t.querySelector('tbody tr'));
-            return rows.length === all.length && all.every(([word, y], n) => rows[n].dataset.word === word
-                && Math.abs(Number(rows[n].querySelector('td.is').dataset.probability) - y) <= close * y);
-        }""",
-        arg=[[[words[0]["word"], words[0]["probability"]] for words in expected_words], CLOSE],
-        timeout=10_000,
-    )
-    for found, words in zip(tables(page), expected_words, strict=True):
-        assert list(found)[:5] == [entry["word"] for entry in words[:5]]
-        assert found == {word: y for word, y in expected(words).items() if word in found}
-
-
-def test_two_models_stand_beside_each_other_and_edits_work_on_each(pair: Client, visit: Open) -> None:
-    page = visit(pair)
-    page.click("#models")  # the link names a text and no comparison
-    bases = ("", "/compared")
-
-    def words(edits: dict[str, list[Any]], text: str = TEXT) -> list[list[dict[str, Any]]]:
-        bodies = {base: {"text": text, "k": 64, "edits": edits.get(base, [])} for base in bases}
-        return [pair.post(base + "/edit", bodies[base]).json["after"] for base in bases]
-
-    plain = words({})
-    settles(page, *plain)
-    assert page.locator("#plots .name").all_text_contents() == ["drawn", "other"]
-    assert page.locator("table.next caption b").all_text_contents() == ["drawn", "other"]
-
-    # A change of the second model's cell is one of the second model alone.
-    page.locator("canvas").nth(1).focus()
-    page.locator("canvas").nth(1).click(position={"x": 60, "y": 120})
-    assert (page.text_content("#pinned") or "").startswith("other: ")
-    page.select_option("#scope", "all")
-    gate = "reset" if (page.text_content("#pinned") or "").startswith("other: r,") else "update"
-    page.click("[data-set='0']")
-    own = [{"gate": gate, "set": 0}]
-    settles(page, *words({"/compared": own}))
-    assert page.locator("#edits li").count() == 1
-    assert "; other" in (page.text_content("#edits") or "")
-    before = tables(page, "was")
-    assert before[0] == dict.fromkeys(before[0])  # the first one has no column of those before
-    assert before[1] == {word: y for word, y in expected(plain[1]).items() if word in before[1]}
-    page.click("#undo")
-    settles(page, *plain)
-
-    # The candidate is in both cells: one change of both models.
-    page.locator("canvas").nth(1).focus()
-    for _ in range(3):
-        page.keyboard.press("PageUp")
-    for _ in range(2):
-        page.keyboard.press("PageDown")
-    assert "g, candidate" in (page.text_content("#pinned") or "")
-    page.select_option("#scope", "both")
-    page.click("[data-set='1']")
-    both = [{"gate": "candidate", "set": 1}]
-    settles(page, *words({"": both, "/compared": both}))
-    assert "; both models" in (page.text_content("#edits") or "")
-
-    # The link brings it back; a gate that one model lacks changes the other alone.
-    page.click("#link")
-    again = visit(pair, "#" + page.url.partition("#")[2])
-    settles(again, *words({"": both, "/compared": both}))
-    forget = quote(json.dumps([{"gate": "forget", "set": 0, "model": "both"}]))
-    one = visit(pair, f"#text={quote(TEXT)}&models=2&edits={forget}")
-    settles(one, *words({"": [{"gate": "forget", "set": 0}]}))
-    one.click("#compare")  # two texts of the first model instead
-    one.wait_for_function("() => document.querySelectorAll('table.next').length === 2")
-    assert one.get_attribute("#models", "aria-pressed") == "false"
-    settles(
-        one, words({"": [{"gate": "forget", "set": 0}]})[0], words({"": [{"gate": "forget", "set": 0}]})[0]
-    )
-
-
-def test_who_serves_two_models_sees_both_at_once(pair: Client, visit: Open, tmp_path: Path) -> None:
-    page = visit(pair, "")
-    page.wait_for_function("() => document.querySelectorAll('table.next').length === 2")
-    counts = [pair.get(base + "/model").json["count"]["total"] for base in ("", "/compared")]
-    shown_counts = page.eval_on_selector_all(
-        "#count tfoot tr:nth-child(2) td", "all => all.map(e => e.textContent)"
-    )
-    assert shown_counts == [f"{count:,}" for count in counts]
-    rows = list(csv.DictReader(saved(page, "#csv", tmp_path).decode().splitlines()))
-    text = page.input_value("#text")
-    for name, base in (("drawn", ""), ("other", "/compared")):
-        layers = pair.post(base + "/trace", {"text": text}).json["layers"]
-        cells = sum(np.prod(values["shape"]) for layer in layers for values in layer["values"].values())
-        assert sum(row["model"] == name for row in rows) == cells
-
-
-@pytest.mark.parametrize(("theme", "width"), [("dark", 1360), ("light", 390)])
-def test_axe_finds_nothing_in_a_comparison_of_models(
-    pair: Client, visit: Open, theme: str, width: int
-) -> None:
-    page = visit(pair, "", color_scheme=theme, viewport={"width": width, "height": 844})
-    page.select_option("#scope", "both")
-    page.click("[data-set='0']")
-    page.wait_for_selector("#edits li")
-    report = Axe().run(page)
-    assert report.violations_count == 0, report.generate_report()
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
