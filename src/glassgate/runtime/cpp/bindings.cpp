@@ -1,38 +1,13 @@
 // The functions of rows.hpp for Python: buffers of whatever holds memory, their sizes checked.
+#include "buffers.hpp"
 #include "output.hpp"
-
-#include <string>
-
-#include <nanobind/nanobind.h>
 
 namespace nb = nanobind;
 using namespace nb::literals;
 using namespace glassgate::runtime;
+using glassgate::Buffer;
 
 namespace {
-
-class Buffer {
-  public:
-    Buffer(nb::handle object, Index bytes, const char* name, bool writable = false) {
-        if (object.is_none()) return;
-        if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_C_CONTIGUOUS | (writable ? PyBUF_WRITABLE : 0)) != 0)
-            throw nb::python_error();
-        held_ = true;
-        if (view_.len != bytes)
-            throw nb::value_error((std::string(name) + ": needs " + std::to_string(bytes) + " bytes, got " +
-                                   std::to_string(view_.len)).c_str());
-    }
-    Buffer(const Buffer&) = delete;
-    Buffer& operator=(const Buffer&) = delete;
-    ~Buffer() {
-        if (held_) PyBuffer_Release(&view_);
-    }
-    void* data() const { return held_ ? view_.buf : nullptr; }
-
-  private:
-    Py_buffer view_{};
-    bool held_ = false;
-};
 
 constexpr Index top = Index(1) << 40;
 constexpr Index stored_bytes[] = {4, 8, 2, 1}, sum_bytes[] = {4, 8, 4, 4};
