@@ -1,7 +1,5 @@
 """The learning rate over a training, and the order in which it reads its text."""
 
-from math import cos, pi
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,7 +13,7 @@ START, END = 0.04, 0.001  # of the peak
 
 
 def one_cycle(progress: float) -> float:
-    """Return the learning rate as a share of its peak: up in a line, down along a cosine.
+    """Return the learning rate as a share of its peak: up in a line, and down in another.
 
     Parameters
     ----------
@@ -29,24 +27,26 @@ def one_cycle(progress: float) -> float:
 
     References
     ----------
-    Smith and Topin 2018, "Super-convergence", arXiv:1708.07120.
+    One cycle: Smith and Topin 2018, "Super-convergence", arXiv:1708.07120. Down in a line to next to
+    nothing: Bergsma et al. 2025, "Straight to zero", arXiv:2502.15938.
 
     Examples
     --------
-    >>> [round(one_cycle(p), 3) for p in (0, 0.1, 0.2, 0.6, 1)]
-    [0.04, 0.52, 1.0, 0.5, 0.001]
+    >>> [round(one_cycle(p), 4) for p in (0, 0.1, 0.2, 0.6, 1)]
+    [0.04, 0.52, 1.0, 0.5005, 0.001]
     """
     if progress < WARM_UP:
         return START + (1 - START) * progress / WARM_UP
-    return END + (1 - END) * (1 + cos(pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
+    return END + (1 - END) * (1 - progress) / (1 - WARM_UP)
 
 
 class Streams:
     """A text read as N parallel streams in pieces of T words: truncated BPTT.
 
-    The text is a ring that starts, in each epoch, at a place drawn from the seed and the epoch; it
-    is cut into N streams of equal length. What a step reads depends on its number alone, so there
-    is no reader's state to save.
+    The text is a ring that starts at a place drawn from the seed; it is cut into N streams of equal length.
+    Each epoch starts up to T words further on, so that the pieces' borders lie elsewhere, and no more: a word
+    is met again an epoch later, never soon after. What a step reads depends on its number alone, so there is
+    no reader's state to save.
 
     Parameters
     ----------
@@ -75,6 +75,7 @@ class Streams:
         self.unroll = unroll
         self.seed = seed
         self.random = random
+        self.start = int(np.random.default_rng(seed).integers(len(tokens)))
         self.length = (len(tokens) - 1) // batch
         self.starts = np.arange(batch, dtype=np.int64) * self.length
 
@@ -84,7 +85,7 @@ class Streams:
     def read(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the words [T, N] of a step, counted from 0, and the words that follow them."""
         epoch, position = divmod(step, len(self))
-        offset = int(np.random.default_rng((self.seed, epoch)).integers(len(self.tokens)))
+        offset = self.start + int(np.random.default_rng((self.seed, epoch)).integers(self.unroll))
         first, last = self._border(epoch, position), self._border(epoch, position + 1)
         steps = np.arange(first, last + 1, dtype=np.int64)
         places = (offset + steps[:, None] + self.starts) % len(self.tokens)
