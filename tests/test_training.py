@@ -266,10 +266,10 @@ def test_a_step_moves_the_weights_as_autograd_and_adamw_say(
         for name, p in parameters.items():
             g = gradients[name] * min(1.0, 0.25 / (norm + 1e-6))
             first, second = moments[name]
-            first.mul_(0.9).add_(0.1 * g)
+            first.mul_(0.5).add_(0.5 * g)
             second.mul_(0.999).add_(0.001 * g * g)
             p -= rate * 0.5 * p * (p.dim() > 1)  # biases do not decay
-            unbiased = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.999 ** (step + 1))
+            unbiased = first / (1 - 0.5 ** (step + 1)), second / (1 - 0.999 ** (step + 1))
             p -= rate * unbiased[0] / (unbiased[1].sqrt() + 1e-8)
         trainer.step(rate)
     for name, p in trainer.model.named_parameters():

@@ -103,7 +103,7 @@ class AdamW:
         self,
         parameters: Mapping[str, nn.Parameter],
         weight_decay: float,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float, float] = (0.5, 0.999),
         epsilon: float = 1e-8,
     ) -> None:
         self.weight_decay, self.betas, self.epsilon = weight_decay, betas, epsilon

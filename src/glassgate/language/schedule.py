@@ -8,7 +8,7 @@ from glassgate.language.corpus import TokenArray
 
 __all__ = ["Streams", "one_cycle"]
 
-WARM_UP = 0.2  # share of the budget
+WARM_UP = 0.1  # share of the budget
 START, END = 0.04, 0.001  # of the peak
 
 
@@ -23,7 +23,7 @@ def one_cycle(progress: float) -> float:
     Returns
     -------
     float
-        0.04 at the start, 1 after a fifth, 0.001 at the end.
+        0.04 at the start, 1 after a tenth, 0.001 at the end.
 
     References
     ----------
@@ -32,7 +32,7 @@ def one_cycle(progress: float) -> float:
 
     Examples
     --------
-    >>> [round(one_cycle(p), 4) for p in (0, 0.1, 0.2, 0.6, 1)]
+    >>> [round(one_cycle(p), 4) for p in (0, 0.05, 0.1, 0.55, 1)]
     [0.04, 0.52, 1.0, 0.5005, 0.001]
     """
     if progress < WARM_UP:
