@@ -77,7 +77,8 @@ class AdamW:
     weight_decay
         Of matrices; vectors, that is biases, do not decay.
     betas, epsilon
-        Of the moments.
+        Of the moments. Little momentum and a long memory of the gradients' size train best here
+        (docs/experiments.md).
 
     Raises
     ------
