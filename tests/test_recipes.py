@@ -15,7 +15,7 @@ from glassgate.folder.config import ModelConfig
 from glassgate.language import averaging
 from glassgate.language.model import NextWordModel
 from glassgate.language.options import Plan, TrainOptions
-from glassgate.language.recipes import RECIPES, choose_recipe
+from glassgate.language.recipes import RECIPES, choose_recipe, expected_epochs
 from glassgate.language.schedule import Streams
 from glassgate.language.training import train
 from test_options import corpus
@@ -59,7 +59,7 @@ def quiet() -> Console:
     ],
 )
 def test_the_budget_chooses(tokens: int, epochs: int | None, minutes: float | None, expected: str) -> None:
-    assert choose_recipe(tokens, epochs, minutes) == expected
+    assert choose_recipe(expected_epochs(tokens, epochs, minutes)) == expected
 
 
 def plan(tokens: int = 2_000, **options: Any) -> Plan:

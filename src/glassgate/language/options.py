@@ -202,7 +202,7 @@ class Plan:
         expected = expected_epochs(tokens, epochs, minutes)
         chosen: str = options.recipe
         if chosen == "auto":
-            chosen = choose_recipe(tokens, epochs, minutes)
+            chosen = choose_recipe(expected)
         recipe = _followed(options, chosen)
         words = len(corpus.vocabulary)
         output: Output = "adaptive" if words >= LARGE_VOCABULARY else "full"

@@ -124,13 +124,13 @@ def choose_dropout(tokens: int, epochs: float) -> float:
     return 0.2 if tokens >= 2_000_000 else 0.3
 
 
-def choose_recipe(tokens: int, epochs: int | None, minutes: float | None) -> str:
+def choose_recipe(epochs: float) -> str:
     """Choose a recipe: ``quality`` where a text is read 12 times or more, else ``quick``.
 
     Parameters
     ----------
-    tokens, epochs, minutes
-        As for `expected_epochs`.
+    epochs
+        How often it is read, about (`expected_epochs`).
 
     Returns
     -------
@@ -139,7 +139,7 @@ def choose_recipe(tokens: int, epochs: int | None, minutes: float | None) -> str
 
     Examples
     --------
-    >>> choose_recipe(2_000_000, None, 15), choose_recipe(2_000_000, None, 60)
+    >>> choose_recipe(4.5), choose_recipe(18.0)
     ('quick', 'quality')
     """
-    return "quality" if expected_epochs(tokens, epochs, minutes) >= LONG else "quick"
+    return "quality" if epochs >= LONG else "quick"
