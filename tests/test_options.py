@@ -154,7 +154,7 @@ def test_dropout_follows_epochs_and_size(
     options = TrainOptions(recipe="quick", hidden=hidden, minutes=minutes, epochs=epochs)
     plan = Plan.make(options, corpus(tokens))
     assert plan.config.dropout == dropout
-    assert (plan.spectral, plan.weight_decay) == ((True, 0.12) if hidden >= 100 else (False, 0.01))
+    assert (plan.spectral, plan.weight_decay) == ((True, 0.25) if hidden >= 100 else (False, 0.01))
 
 
 @pytest.mark.parametrize(

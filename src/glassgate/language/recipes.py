@@ -62,7 +62,7 @@ class Recipe:
 
 
 RECIPES: Mapping[str, Recipe] = {
-    "quick": Recipe(cell="gru", weight_decay=0.12, spectral=True),
+    "quick": Recipe(cell="gru", weight_decay=0.25, spectral=True),
     "quality": Recipe(
         hidden=650,
         dropout=0.4,
