@@ -20,6 +20,34 @@ def expected(words: list[dict[str, Any]]) -> dict[str, float]:
     return {entry["word"]: pytest.approx(entry["probability"], rel=CLOSE) for entry in words}
 
 
+def tables(page: Page, column: str = "is") -> list[dict[str, float | None]]:
+    """The next words of each column of the page; None: not among the best."""
+    found = page.eval_on_selector_all(
+        "table.next",
+        """(tables, kind) => tables.map(t => [...t.querySelectorAll('tbody tr')].map(
+            r => [r.dataset.word, r.querySelector('td.' + kind)?.dataset.probability]))""",
+        column,
+    )
+    return [{word: float(y) if y else None for word, y in rows} for rows in found]
+
+
+def becomes(page: Page, *expected_words: list[dict[str, Any]]) -> None:
+    """Wait until each column's most probable word and its probability are these, then compare all of them."""
+    page.wait_for_function(
+        """([all, close]) => {
+            const rows = [...document.querySelectorAll('table.next')].map(t => t.querySelector('tbody tr'));
+            return rows.length === all.length && all.every(([word, y], n) => rows[n]?.dataset.word === word
+                && Math.abs(Number(rows[n].querySelector('td.is').dataset.probability) - y) <= close * y);
+        }""",
+        arg=[[[words[0]["word"], words[0]["probability"]] for words in expected_words], CLOSE],
+        timeout=10_000,
+    )
+    shown = 8 if len(expected_words) == 1 else 5
+    for found, words in zip(tables(page), expected_words, strict=True):
+        assert list(found)[:shown] == [entry["word"] for entry in words[:shown]]
+        assert found == {word: y for word, y in expected(words).items() if word in found}
+
+
 def saved(page: Page, button: str, folder: Path) -> bytes:
     with page.expect_download() as download:
         page.click(button)

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -389,3 +391,11 @@ def test_without_a_kernel_plain_operations_compute_what_torch_lacks() -> None:
         y, _ = half(x.half())
     # Float16 has 11 bits; some ten roundings in each of six steps, none amplified by |weights| < 0.4.
     torch.testing.assert_close(y.double(), double(x.half().double())[0], rtol=0, atol=60 * 2.0**-11)
+
+
+def test_importing_glassgate_costs_no_torch() -> None:
+    code = (
+        "import glassgate, sys; a = 'torch' in sys.modules; glassgate.LSTM; print(a, 'torch' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert out.stdout == "False True\n"

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from matplotlib.image import imread
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser
 
-from paging import CLOSE, TEXT, Open, expected, saved
+from paging import TEXT, Open, becomes, expected, saved, tables
 from serving import Client, serving, write_folder
 
 
@@ -24,32 +24,6 @@ from serving import Client, serving, write_folder
 def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     with serving(write_folder(tmp_path_factory.mktemp("page") / "drawn", request.param)) as client:
         yield client
-
-
-def shown(page: Page, column: str = "is") -> dict[str, float | None]:
-    """The next words on the page; None: not among the best."""
-    rows = page.eval_on_selector_all(
-        "table.next tbody tr",
-        "(rows, kind) => rows.map(r => [r.dataset.word, r.querySelector('td.' + kind)?.dataset.probability])",
-        column,
-    )
-    return {word: float(y) if y else None for word, y in rows}
-
-
-def becomes(page: Page, words: list[dict[str, Any]]) -> None:
-    """Wait until the most probable word and its probability are these, then compare all of them."""
-    page.wait_for_function(
-        """([word, y, close]) => {
-            const row = document.querySelector('table.next tbody tr');
-            const found = row && Number(row.querySelector('td.is').dataset.probability);
-            return row && row.dataset.word === word && Math.abs(found - y) <= close * y;
-        }""",
-        arg=[words[0]["word"], words[0]["probability"], CLOSE],
-        timeout=10_000,
-    )
-    found = shown(page)
-    assert list(found)[:8] == [entry["word"] for entry in words[:8]]
-    assert found == {word: y for word, y in expected(words).items() if word in found}
 
 
 def trace(client: Client, text: str = TEXT, edits: list[Any] | None = None) -> list[dict[str, Any]]:
@@ -113,7 +87,7 @@ def test_an_edit_gives_the_servers_numbers_and_undo_takes_it_back(client: Client
             "/edit", {"text": TEXT, "k": 64, "edits": [{"gate": gate, "set": 0, **about}]}
         ).json
         becomes(page, both["after"])
-        before = shown(page, "was")
+        before = tables(page, "was")[0]
         assert before == {word: y for word, y in expected(both["before"]).items() if word in before}
         page.click("#undo")
         becomes(page, plain)

@@ -10,9 +10,8 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page
 
-from paging import CLOSE, TEXT, Open, expected, saved
+from paging import TEXT, Open, becomes, expected, saved, tables
 from serving import Client, serving, write_folder
 
 
@@ -25,33 +24,6 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         yield client
 
 
-def tables(page: Page, column: str = "is") -> list[dict[str, float | None]]:
-    """The next words of each model."""
-    found = page.eval_on_selector_all(
-        "table.next",
-        """(tables, kind) => tables.map(t => [...t.querySelectorAll('tbody tr')].map(
-            r => [r.dataset.word, r.querySelector('td.' + kind)?.dataset.probability]))""",
-        column,
-    )
-    return [{word: float(y) if y else None for word, y in rows} for rows in found]
-
-
-def settles(page: Page, *expected_words: list[dict[str, Any]]) -> None:
-    """Wait until each model's words are these, and compare them."""
-    page.wait_for_function(
-        """([all, close]) => {
-            const rows = [...document.querySelectorAll('table.next')].map(t => t.querySelector('tbody tr'));
-            return rows.length === all.length && all.every(([word, y], n) => rows[n].dataset.word === word
-                && Math.abs(Number(rows[n].querySelector('td.is').dataset.probability) - y) <= close * y);
-        }""",
-        arg=[[[words[0]["word"], words[0]["probability"]] for words in expected_words], CLOSE],
-        timeout=10_000,
-    )
-    for found, words in zip(tables(page), expected_words, strict=True):
-        assert list(found)[:5] == [entry["word"] for entry in words[:5]]
-        assert found == {word: y for word, y in expected(words).items() if word in found}
-
-
 def test_two_models_stand_beside_each_other_and_edits_work_on_each(pair: Client, visit: Open) -> None:
     page = visit(pair)
     page.click("#models")  # the link names a text and no comparison
@@ -62,7 +34,7 @@ def test_two_models_stand_beside_each_other_and_edits_work_on_each(pair: Client,
         return [pair.post(base + "/edit", bodies[base]).json["after"] for base in bases]
 
     plain = words({})
-    settles(page, *plain)
+    becomes(page, *plain)
     assert page.locator("#plots .name").all_text_contents() == ["drawn", "other"]
     assert page.locator("table.next caption b").all_text_contents() == ["drawn", "other"]
 
@@ -74,14 +46,14 @@ def test_two_models_stand_beside_each_other_and_edits_work_on_each(pair: Client,
     gate = "reset" if (page.text_content("#pinned") or "").startswith("other: r,") else "update"
     page.click("[data-set='0']")
     own = [{"gate": gate, "set": 0}]
-    settles(page, *words({"/compared": own}))
+    becomes(page, *words({"/compared": own}))
     assert page.locator("#edits li").count() == 1
     assert "; other" in (page.text_content("#edits") or "")
     before = tables(page, "was")
     assert before[0] == dict.fromkeys(before[0])  # the first one has no column of those before
     assert before[1] == {word: y for word, y in expected(plain[1]).items() if word in before[1]}
     page.click("#undo")
-    settles(page, *plain)
+    becomes(page, *plain)
 
     # The candidate is in both cells: one change of both models.
     page.locator("canvas").nth(1).focus()
@@ -93,20 +65,20 @@ def test_two_models_stand_beside_each_other_and_edits_work_on_each(pair: Client,
     page.select_option("#scope", "both")
     page.click("[data-set='1']")
     both = [{"gate": "candidate", "set": 1}]
-    settles(page, *words({"": both, "/compared": both}))
+    becomes(page, *words({"": both, "/compared": both}))
     assert "; both models" in (page.text_content("#edits") or "")
 
     # The link brings it back; a gate that one model lacks changes the other alone.
     page.click("#link")
     again = visit(pair, "#" + page.url.partition("#")[2])
-    settles(again, *words({"": both, "/compared": both}))
+    becomes(again, *words({"": both, "/compared": both}))
     forget = quote(json.dumps([{"gate": "forget", "set": 0, "model": "both"}]))
     one = visit(pair, f"#text={quote(TEXT)}&models=2&edits={forget}")
-    settles(one, *words({"": [{"gate": "forget", "set": 0}]}))
+    becomes(one, *words({"": [{"gate": "forget", "set": 0}]}))
     one.click("#compare")  # two texts of the first model instead
     one.wait_for_function("() => document.querySelectorAll('table.next').length === 2")
     assert one.get_attribute("#models", "aria-pressed") == "false"
-    settles(
+    becomes(
         one, words({"": [{"gate": "forget", "set": 0}]})[0], words({"": [{"gate": "forget", "set": 0}]})[0]
     )
 

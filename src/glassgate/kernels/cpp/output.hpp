@@ -23,16 +23,20 @@ template <class S> struct SoftmaxLoss {
     S* loss;                      // out [rows]
 };
 
+// Rows of a matrix and of AdamW's two moments.
+template <class S> struct AdamRows {
+    std::int64_t rows, width;
+    const std::int64_t* which;  // [rows] those that are meant, rising; null: the first `rows`
+    S *p, *m, *v;
+};
+
 // AdamW (Loshchilov and Hutter 2019) on rows of a matrix, one step t with learning rate a and gradient clip * g:
 //
 //     m <- beta1 m + (1 - beta1) clip g
 //     v <- beta2 v + (1 - beta2) (clip g)^2
 //     p <- (1 - a decay) p - a / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + epsilon)
-template <class S> struct AdamStep {
-    std::int64_t rows, width;
-    const std::int64_t* which;  // [rows] the rows of p, m, v and g that are meant, rising; null: the first `rows`
-    S *p, *m, *v;
-    const S* g;
+template <class S> struct AdamStep : AdamRows<S> {
+    const S* g;          // of the same rows
     double beta1, beta2, epsilon;
     double clip;
     double shrink;       // 1 - a decay
@@ -44,10 +48,7 @@ template <class S> struct AdamStep {
 //
 //     p <- shrink[stamp] p - move[stamp] m / (sqrt(v) + epsilon), 0 where m = 0
 //     m <- beta1^k m,  v <- beta2^k v,  stamp <- now
-template <class S> struct AdamCatchUp {
-    std::int64_t rows, width;
-    const std::int64_t* which;  // [rows], rising; null: the first `rows`
-    S *p, *m, *v;
+template <class S> struct AdamCatchUp : AdamRows<S> {
     std::int64_t* stamp;        // of each row of p: the step that last brought it up to date, from 0 to now
     std::int64_t now;
     const double *shrink, *move;    // [now + 1]

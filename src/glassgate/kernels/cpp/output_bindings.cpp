@@ -30,17 +30,23 @@ void run_softmax_loss(Index rows, Index entries, Index stride, nb::handle x, nb:
 }
 
 template <class S>
-void run_adam_step(Index height, Index width, nb::handle which, Index rows, nb::handle p, nb::handle m, nb::handle v,
-                   nb::handle g, double beta1, double beta2, double epsilon, double clip, double shrink, double step,
-                   double correction) {
-    Buffers b;
-    AdamStep<S> k{};
+void open_rows(AdamRows<S>& k, Buffers& b, Index height, Index width, nb::handle which, Index rows, nb::handle p,
+               nb::handle m, nb::handle v) {
     k.rows = rows;
     k.width = width;
     k.which = b.in<std::int64_t>(which, rows, "which");
     k.p = b.out<S>(p, height * width, "p", true);
     k.m = b.out<S>(m, height * width, "m", true);
     k.v = b.out<S>(v, height * width, "v", true);
+}
+
+template <class S>
+void run_adam_step(Index height, Index width, nb::handle which, Index rows, nb::handle p, nb::handle m, nb::handle v,
+                   nb::handle g, double beta1, double beta2, double epsilon, double clip, double shrink, double step,
+                   double correction) {
+    Buffers b;
+    AdamStep<S> k{};
+    open_rows<S>(k, b, height, width, which, rows, p, m, v);
     k.g = b.in<S>(g, height * width, "g", true);
     k.beta1 = beta1;
     k.beta2 = beta2;
@@ -60,12 +66,7 @@ void run_adam_catch_up(Index height, Index width, nb::handle which, Index rows, 
                        nb::handle power2, double epsilon) {
     Buffers b;
     AdamCatchUp<S> k{};
-    k.rows = rows;
-    k.width = width;
-    k.which = b.in<std::int64_t>(which, rows, "which");
-    k.p = b.out<S>(p, height * width, "p", true);
-    k.m = b.out<S>(m, height * width, "m", true);
-    k.v = b.out<S>(v, height * width, "v", true);
+    open_rows<S>(k, b, height, width, which, rows, p, m, v);
     k.stamp = b.out<std::int64_t>(stamp, height, "stamp", true);
     k.now = now;
     k.shrink = b.in<double>(shrink, now + 1, "shrink", true);
