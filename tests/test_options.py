@@ -133,28 +133,38 @@ def test_what_is_given_stays() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "minutes", "epochs", "hidden", "dropout"),
+    ("tokens", "minutes", "epochs", "hidden", "dropout", "decay"),
     [
-        (1_000, None, None, 99, 0.0),  # so small a network needs nothing against learning by heart
-        (1_000, None, None, 100, 0.3),  # 30 epochs
-        (1_999_999, None, 30, 512, 0.3),
-        (2_000_000, None, 30, 512, 0.2),
-        (2_000_000, None, 30, 99, 0.0),
-        (2_000_000, None, 1, 512, 0.1),
-        (2_000_000, None, 5, 512, 0.2),
-        (1_000_000, None, 4, 512, 0.1),
-        (2_000_000, 16.6, None, 512, 0.1),  # 4.98 epochs, at 600,000 words a minute
-        (2_000_000, 16.7, None, 512, 0.2),
-        (2_000_000, 60.0, 1, 512, 0.1),
+        # So small a network needs nothing against learning by heart.
+        (1_000, None, None, 99, 0.0, 0.01),
+        (2_000_000, None, 30, 99, 0.0, 0.01),
+        # 15 epochs of 4 steps; 12 / (rate x 60) is above what is still a decay.
+        (1_000, None, None, 100, 0.5, 4.0),
+        (2_000_000, None, 15, 512, 0.5, 12 / (0.008 * 15 * 1_429)),
+        (2_000_000, 60.0, None, 512, 0.5, 12 / (0.008 * 15 * 1_429)),  # 500,000 words a minute
+        (2_000_000, None, 5, 512, 0.22, 12 / (0.008 * 5 * 1_429)),  # 0.1 + 0.3 log2(5 / 3.75) = 0.2245
+        (2_000_000, 15.0, None, 512, 0.1, 12 / (0.008 * 3.75 * 1_429)),
+        (2_000_000, None, 2, 512, 0.1, 8 / (0.008 * 2 * 1_429)),
+        (2_000_000, 60.0, 1, 512, 0.1, 2 / (0.008 * 1 * 1_429)),  # the smaller budget counts
+        (2_000_000, 2.0, None, 512, 0.1, 0.5 / (0.008 * 0.5 * 1_429)),
     ],
 )
-def test_dropout_follows_epochs_and_size(
-    tokens: int, minutes: float | None, epochs: int | None, hidden: int, dropout: float
+@pytest.mark.parametrize("recipe", ["auto", "quick"])
+def test_regularisation_follows_how_often_the_text_is_read(
+    tokens: int,
+    minutes: float | None,
+    epochs: int | None,
+    hidden: int,
+    dropout: float,
+    decay: float,
+    recipe: Any,
 ) -> None:
-    options = TrainOptions(recipe="quick", hidden=hidden, minutes=minutes, epochs=epochs)
+    options = TrainOptions(recipe=recipe, hidden=hidden, minutes=minutes, epochs=epochs)
     plan = Plan.make(options, corpus(tokens))
+    assert plan.recipe == "quick"
     assert plan.config.dropout == dropout
-    assert (plan.spectral, plan.weight_decay) == ((True, 0.25) if hidden >= 100 else (False, 0.01))
+    assert plan.weight_decay == pytest.approx(decay, rel=1e-12)
+    assert plan.spectral == (hidden >= 100)
 
 
 @pytest.mark.parametrize(
@@ -182,8 +192,9 @@ def test_the_output_follows_the_vocabulary(words: int, given: Any, output: str, 
 @pytest.mark.parametrize(
     ("options", "epochs", "seconds"),
     [
-        ({}, 30, 600.0),
-        ({"minutes": 2.5}, 30, 150.0),
+        ({}, 15, 600.0),
+        ({"hidden": 99}, 30, 600.0),
+        ({"hidden": 100, "minutes": 2.5}, 15, 150.0),
         ({"epochs": 4}, 4, None),
         ({"epochs": 40, "minutes": 3}, 40, 180.0),
     ],
@@ -242,9 +253,6 @@ def test_a_model_larger_than_memory_is_refused_before_it_is_built(tmp_path: Path
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     hidden = int((memory / 64) ** 0.5)  # 4 n^2 weights of 16 bytes alone fill it
     with pytest.raises(GlassgateError, match=r"^--hidden: [\d,]+ weights take [\d,.]+ GiB to train, this "):
-        Plan.make(TrainOptions(hidden=hidden + 1), corpus(1_000))
-    assert (
-        16
-        * sum(map(prod, Plan.make(TrainOptions(hidden=hidden // 2), corpus(1_000)).config.tensors().values()))
-        < memory
-    )
+        Plan.make(TrainOptions(cell="lstm", hidden=hidden + 1), corpus(1_000))
+    tensors = Plan.make(TrainOptions(cell="lstm", hidden=hidden // 2), corpus(1_000)).config.tensors()
+    assert 16 * sum(map(prod, tensors.values())) < memory

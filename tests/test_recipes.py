@@ -15,7 +15,7 @@ from glassgate.folder.config import ModelConfig
 from glassgate.language import averaging
 from glassgate.language.model import NextWordModel
 from glassgate.language.options import Plan, TrainOptions
-from glassgate.language.recipes import RECIPES, choose_recipe, expected_epochs
+from glassgate.language.recipes import RECIPES
 from glassgate.language.schedule import Streams
 from glassgate.language.training import train
 from test_options import corpus
@@ -47,21 +47,6 @@ def quiet() -> Console:
     return Console(file=StringIO())
 
 
-@pytest.mark.parametrize(
-    ("tokens", "epochs", "minutes", "expected"),
-    [
-        (2_000_000, None, 15.0, "quick"),  # 4.5 epochs
-        (2_000_000, None, 60.0, "quality"),  # 18
-        (2_000_000, 11, None, "quick"),
-        (2_000_000, 12, None, "quality"),
-        (2_000_000, 3, 60.0, "quick"),  # the smaller budget counts
-        (100_000, 30, 10.0, "quality"),
-    ],
-)
-def test_the_budget_chooses(tokens: int, epochs: int | None, minutes: float | None, expected: str) -> None:
-    assert choose_recipe(expected_epochs(tokens, epochs, minutes)) == expected
-
-
 def plan(tokens: int = 2_000, **options: Any) -> Plan:
     return Plan.make(TrainOptions(**options), corpus(tokens))
 
@@ -72,9 +57,8 @@ def test_a_recipe_says_what_the_options_do_not(name: Any) -> None:
     assert made.recipe == name
     for field in ("cell", "reset", "hidden", "layers", "embedding"):
         assert getattr(made.config, field) == getattr(recipe, field)
-    assert made.config.dropout == (0.3 if recipe.dropout is None else recipe.dropout)
+    assert made.config.dropout == (0.5 if recipe.dropout is None else recipe.dropout)
     for field in (
-        "weight_decay",
         "weight_drop",
         "activation_penalty",
         "slowness_penalty",

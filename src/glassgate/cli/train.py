@@ -74,13 +74,15 @@ def command(
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Budget: times through the text.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Budget: minutes.  [10, at most 30 epochs]")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Budget: minutes.  [10, at most 15 epochs]")] = None,
     batch: Annotated[int | None, typer.Option(help="Parallel streams.  [by text size, 8 to 40]")] = None,
     unroll: Annotated[int | None, typer.Option(help="Steps of truncated BPTT.  [35]")] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Peak of the one-cycle.  [0.008 at 40 streams]")
     ] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Of AdamW.  [by recipe]")] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="Of AdamW.  [by recipe, text and budget]")
+    ] = None,
     clip: Annotated[float | None, typer.Option(help="Largest gradient norm.  [1]")] = None,
     seed: Annotated[int | None, typer.Option(help="Of all that is drawn.  [1]")] = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads.  [all cores]")] = None,

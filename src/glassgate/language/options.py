@@ -14,7 +14,7 @@ from glassgate.language.recipes import (
     Recipe,
     RecipeChoice,
     choose_dropout,
-    choose_recipe,
+    choose_weight_decay,
     expected_epochs,
 )
 from glassgate.layers.cutoffs import choose_cutoffs
@@ -22,11 +22,12 @@ from glassgate.layers.cutoffs import choose_cutoffs
 __all__ = ["Plan", "TrainOptions"]
 
 DEFAULT_MINUTES = 10.0
-MOST_EPOCHS = 30  # where time alone is given, a small text would be learned by heart
+MOST_EPOCHS = 15  # where time alone is given; twice as many do no better, a small text is learned by heart
+MOST_EPOCHS_OF_SMALL = 30  # of a hidden size below 100
 LARGE_VOCABULARY = 10_000  # words from which on `auto` takes the adaptive softmax
 LARGE_BATCH = 40
 MOST_UNSEEN = 1_500  # steps between validations, which cost as much as 50
-SMALL = 100  # hidden size below which nothing is regularised
+SMALL = 100  # hidden size below which a model can hardly learn its text, and nothing is regularised
 STEPS_PER_EPOCH = 200  # at least so many, as far as the batch can shrink
 OutputChoice: TypeAlias = Literal["auto", "full", "adaptive"]
 CHOICES = {
@@ -142,18 +143,17 @@ class Plan:
 
     The rules, each used where the option is not given:
 
-    - recipe: ``quality`` where the budget lets the text be read 12 times or more, as `choose_recipe`
-      estimates it, else ``quick``; it gives the sizes and the regularisation (`Recipe`);
+    - recipe: ``quick``; it gives the sizes and the regularisation (`Recipe`);
     - batch: 40 streams, or fewer so that an epoch has 200 steps; at least 8 as long as the text
       suffices;
     - learning rate: 0.008 x sqrt(batch / 40), the peak of the one-cycle schedule;
-    - dropout, where the recipe leaves it open: 0.1 where the text is read less than five times, else 0.2
-      from two million tokens on and 0.3 below;
+    - dropout and weight decay, where the recipe leaves them open, follow how often the text will be read
+      (`choose_dropout`, `choose_weight_decay`);
     - a hidden size below 100 has no dropout nor other regularisers, but a weight decay of 0.01, and its
       embedding begins at random;
     - output: adaptive from 10,000 words on, with cutoffs that `choose_cutoffs` finds in the counts of
       the training text;
-    - budget: 10 minutes; and at most 30 epochs where only time is given.
+    - budget: 10 minutes; and where only time is given at most 15 epochs, 30 of a hidden size below 100.
     """
 
     recipe: str
@@ -196,14 +196,14 @@ class Plan:
                 f"the text: is shorter than one batch: {batch} streams need at least {2 * batch:,} tokens "
                 f"to train on, got {tokens:,}"
             )
+        rate = options.learning_rate or LEARNING_RATE * (batch / LARGE_BATCH) ** 0.5
+        steps = -(-((tokens - 1) // batch) // options.unroll)
+        chosen = "quick" if options.recipe == "auto" else options.recipe
+        recipe = _followed(options, chosen)
         timed = options.minutes is not None or options.epochs is None
         minutes = options.minutes or DEFAULT_MINUTES if timed else None
-        epochs = options.epochs or MOST_EPOCHS
+        epochs = options.epochs or (MOST_EPOCHS if recipe.hidden >= SMALL else MOST_EPOCHS_OF_SMALL)
         expected = expected_epochs(tokens, epochs, minutes)
-        chosen: str = options.recipe
-        if chosen == "auto":
-            chosen = choose_recipe(expected)
-        recipe = _followed(options, chosen)
         words = len(corpus.vocabulary)
         output: Output = "adaptive" if words >= LARGE_VOCABULARY else "full"
         if options.output != "auto":
@@ -212,9 +212,11 @@ class Plan:
         if output == "adaptive":
             width = recipe.embedding if options.tied else recipe.hidden
             cutoffs = choose_cutoffs(count_words(corpus.train, words), width, batch * options.unroll)
-        dropout = recipe.dropout
+        dropout, decay = recipe.dropout, recipe.weight_decay
         if dropout is None:
-            dropout = choose_dropout(tokens, expected)
+            dropout = choose_dropout(expected)
+        if decay is None:
+            decay = choose_weight_decay(expected, expected * steps, rate)
         config = ModelConfig(
             cell=recipe.cell,
             reset=recipe.reset,
@@ -230,11 +232,10 @@ class Plan:
             eos=corpus.eos,
         )
         _check_memory(config)
-        length = (tokens - 1) // batch
         return cls(
             recipe=chosen,
             config=config,
-            weight_decay=recipe.weight_decay,
+            weight_decay=decay,
             weight_drop=recipe.weight_drop,
             activation_penalty=recipe.activation_penalty,
             slowness_penalty=recipe.slowness_penalty,
@@ -243,10 +244,10 @@ class Plan:
             spectral=recipe.spectral,
             batch=batch,
             unroll=options.unroll,
-            learning_rate=options.learning_rate or LEARNING_RATE * (batch / LARGE_BATCH) ** 0.5,
+            learning_rate=rate,
             epochs=epochs,
             seconds=None if minutes is None else 60 * minutes,
-            steps_per_epoch=-(-length // options.unroll),
+            steps_per_epoch=steps,
         )
 
     @property
@@ -277,7 +278,7 @@ def _followed(options: TrainOptions, name: str) -> Recipe:
     if (options.hidden or recipe.hidden) < SMALL:
         # What can hardly learn its text needs next to nothing against learning it by heart; as in the notes
         # it begins at random.
-        recipe = Recipe(dropout=0.0)
+        recipe = Recipe(dropout=0.0, weight_decay=0.01)
     said = {field.name: getattr(options, field.name) for field in fields(Recipe)}
     if options.cell is not None and options.reset is None:
         said["reset"] = "before"  # a GRU that is asked for is the notes'

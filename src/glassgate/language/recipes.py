@@ -1,17 +1,17 @@
-"""Named sets of numbers that belong together, and the rule that chooses among them."""
+"""Named sets of numbers that belong together, and the rules for what follows the text and the budget."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import log2
 from typing import Literal, TypeAlias
 
 from glassgate.folder.config import Cell, Reset
 
-__all__ = ["RECIPES", "Recipe", "RecipeChoice", "choose_dropout", "choose_recipe", "expected_epochs"]
+__all__ = ["RECIPES", "Recipe", "RecipeChoice", "choose_dropout", "choose_weight_decay", "expected_epochs"]
 
 RecipeChoice: TypeAlias = Literal["auto", "quick", "quality"]
-WORDS_PER_MINUTE = 600_000  # that `quick` trains on in a minute on two cores, measured at 33,278 words
-FEW = 5  # epochs up to which weight decay does nearly all that a text needs against being learned by heart
-LONG = 12  # epochs from which on a model begins to learn its text by heart, and more regularisation pays
+WORDS_PER_MINUTE = 500_000  # that `quick` trains on in a minute on two cores, measured at 33,278 words
+FEW = 3.75  # epochs up to which weight decay does nearly all that a text needs against being learned by heart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,8 @@ class Recipe:
         Share of x and of the last h that is dropped, one mask for all steps of a sequence (Gal and
         Ghahramani 2016, arXiv:1512.05287). None: as `choose_dropout` says.
     weight_decay
-        Of AdamW: at each step every matrix shrinks by this times the learning rate.
+        Of AdamW: at each step every matrix shrinks by this times the learning rate. None: as
+        `choose_weight_decay` says.
     weight_drop
         Share of the recurrent weights that is dropped, one mask for a whole step of training (DropConnect
         on the hidden weights: Merity et al. 2018, arXiv:1708.02182, section 3).
@@ -52,7 +53,7 @@ class Recipe:
     layers: int = 1
     embedding: int = 256
     dropout: float | None = None
-    weight_decay: float = 0.01
+    weight_decay: float | None = None
     weight_drop: float = 0.0
     activation_penalty: float = 0.0
     slowness_penalty: float = 0.0
@@ -62,7 +63,7 @@ class Recipe:
 
 
 RECIPES: Mapping[str, Recipe] = {
-    "quick": Recipe(cell="gru", weight_decay=0.25, spectral=True),
+    "quick": Recipe(cell="gru", spectral=True),
     "quality": Recipe(
         hidden=650,
         dropout=0.4,
@@ -70,6 +71,7 @@ RECIPES: Mapping[str, Recipe] = {
         activation_penalty=2.0,
         slowness_penalty=1.0,
         random_unroll=True,
+        spectral=True,
     ),
 }
 """By name. The rows of docs/experiments.md say why."""
@@ -93,53 +95,60 @@ def expected_epochs(tokens: int, epochs: int | None, minutes: float | None) -> f
     Examples
     --------
     >>> expected_epochs(2_000_000, None, 15)
-    4.5
+    3.75
     """
     by_time = minutes * WORDS_PER_MINUTE / tokens if minutes is not None else float("inf")
     return min(by_time, float("inf") if epochs is None else epochs)
 
 
-def choose_dropout(tokens: int, epochs: float) -> float:
+def choose_dropout(epochs: float) -> float:
     """Return how much to drop where a recipe leaves it open.
 
     Parameters
     ----------
-    tokens
-        The length of the training text.
     epochs
-        How often it is read, about.
+        How often the text is read, about.
 
     Returns
     -------
     float
-        0.1 where a text is read less than five times; else 0.2 from two million tokens on, and 0.3 below.
+        0.1 up to 3.75 epochs, and 0.3 more for their double, up to 0.5.
 
     Examples
     --------
-    >>> choose_dropout(2_000_000, 4), choose_dropout(2_000_000, 6), choose_dropout(100_000, 30)
-    (0.1, 0.2, 0.3)
+    >>> [choose_dropout(epochs) for epochs in (1, 4, 7.5, 15)]
+    [0.1, 0.13, 0.4, 0.5]
     """
-    if epochs < FEW:
-        return 0.1
-    return 0.2 if tokens >= 2_000_000 else 0.3
+    return round(min(0.1 + 0.3 * log2(max(epochs / FEW, 1)), 0.5), 2)
 
 
-def choose_recipe(epochs: float) -> str:
-    """Choose a recipe: ``quality`` where a text is read 12 times or more, else ``quick``.
+def choose_weight_decay(epochs: float, steps: float, rate: float) -> float:
+    """Return how fast weights are to decay where a recipe leaves it open.
+
+    With AdamW a weight is a moving average of its updates over the last 1 / (rate decay) steps. A twelfth of
+    the training is as long as that should be; a text that is read about once cannot be learned by heart, and
+    there it is longer.
 
     Parameters
     ----------
-    epochs
-        How often it is read, about (`expected_epochs`).
+    epochs, steps
+        How often the text is read, about, and in how many steps.
+    rate
+        The highest learning rate.
 
     Returns
     -------
-    str
-        A name in `RECIPES`.
+    float
+        min(12, 2 epochs^2) / (rate steps), at most 4.
+
+    References
+    ----------
+    Wang and Aitchison 2025, "How to set AdamW's weight decay as you scale model and dataset size",
+    arXiv:2405.13698, for the average. The numbers are measured: docs/experiments.md.
 
     Examples
     --------
-    >>> choose_recipe(4.5), choose_recipe(18.0)
-    ('quick', 'quality')
+    >>> round(choose_weight_decay(3.6, 5_400, 0.008), 3)
+    0.278
     """
-    return "quality" if epochs >= LONG else "quick"
+    return min(min(12, 2 * epochs**2) / (rate * max(steps, 1)), 4.0)
