@@ -147,8 +147,8 @@ class Plan:
     - batch: 40 streams, or fewer so that an epoch has 200 steps; at least 8 as long as the text
       suffices;
     - learning rate: 0.008 x sqrt(batch / 40), the peak of the one-cycle schedule;
-    - dropout and weight decay, where the recipe leaves them open, follow how often the text will be read
-      (`choose_dropout`, `choose_weight_decay`);
+    - dropout and weight decay, where the recipe leaves them open, follow the length of the text and how
+      often it will be read (`choose_dropout`, `choose_weight_decay`);
     - a hidden size below 100 has no dropout nor other regularisers, but a weight decay of 0.01, and its
       embedding begins at random;
     - output: adaptive from 10,000 words on, with cutoffs that `choose_cutoffs` finds in the counts of
@@ -216,7 +216,7 @@ class Plan:
         if dropout is None:
             dropout = choose_dropout(expected)
         if decay is None:
-            decay = choose_weight_decay(expected, expected * steps, rate)
+            decay = choose_weight_decay(tokens, expected, rate)
         config = ModelConfig(
             cell=recipe.cell,
             reset=recipe.reset,

@@ -122,33 +122,36 @@ def choose_dropout(epochs: float) -> float:
     return round(min(0.1 + 0.3 * log2(max(epochs / FEW, 1)), 0.5), 2)
 
 
-def choose_weight_decay(epochs: float, steps: float, rate: float) -> float:
+def choose_weight_decay(tokens: int, epochs: float, rate: float) -> float:
     """Return how fast weights are to decay where a recipe leaves it open.
 
-    With AdamW a weight is a moving average of its updates over the last 1 / (rate decay) steps. A twelfth of
-    the training is as long as that should be; a text that is read about once cannot be learned by heart, and
-    there it is longer.
+    The noise of the steps and the decay come to a balance in which the weights are about sqrt(rate / decay)
+    large, however long the training. The longer the text, the larger they may be before it is learned by
+    heart; a text that is read about once cannot be, and needs little.
 
     Parameters
     ----------
-    epochs, steps
-        How often the text is read, about, and in how many steps.
+    tokens
+        The length of the training text.
+    epochs
+        How often it is read, about.
     rate
         The highest learning rate.
 
     Returns
     -------
     float
-        min(12, 2 epochs^2) / (rate steps), at most 4.
+        12 rate (10,000,000 / tokens)^(5/8), times epochs / 2 where that is below 1; at most 4.
 
     References
     ----------
-    Wang and Aitchison 2025, "How to set AdamW's weight decay as you scale model and dataset size",
-    arXiv:2405.13698, for the average. The numbers are measured: docs/experiments.md.
+    The numbers are measured, docs/experiments.md. The balance: Kosson et al. 2024, "Rotational equilibrium",
+    arXiv:2305.17212.
 
     Examples
     --------
-    >>> round(choose_weight_decay(3.6, 5_400, 0.008), 3)
-    0.278
+    >>> round(choose_weight_decay(2_000_000, 3.75, 0.008), 3)
+    0.262
     """
-    return min(min(12, 2 * epochs**2) / (rate * max(steps, 1)), 4.0)
+    shortness: float = (10_000_000 / tokens) ** 0.625
+    return min(12 * rate * shortness * min(1, epochs / 2), 4.0)
