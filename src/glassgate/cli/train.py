@@ -23,7 +23,7 @@ def command(
     ] = None,
     recipe: Annotated[
         Literal["auto", "quick", "quality"] | None,
-        typer.Option(help="Sizes and regularisation; auto: by text and budget.  [auto]"),
+        typer.Option(help="Sizes and regularisation; auto is quick.  [auto]"),
     ] = None,
     cell: Annotated[
         Literal["lstm", "gru"] | None, typer.Option(help="The recurrent cell.  [by recipe]")
