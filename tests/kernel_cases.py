@@ -21,6 +21,7 @@ class Case(NamedTuple):
     lengths: Any
     resets: Any
     reverse: bool
+    precision: Any = "fp32"
 
     @property
     def gates(self) -> int:
@@ -29,6 +30,7 @@ class Case(NamedTuple):
     def options(self, **changes: Any) -> dict[str, Any]:
         """The keyword arguments that the forward and the backward call share."""
         out: dict[str, Any] = {"lengths": self.lengths, "resets": self.resets, "reverse": self.reverse}
+        out["precision"] = self.precision
         if self.cell != "lstm":
             out["reset"] = self.cell.removeprefix("gru-")
         return out | changes
@@ -40,7 +42,7 @@ class Case(NamedTuple):
 def make(
     cell: str, T: int, N: int, I: int, H: int, seed: int = 0, dtype: Any = np.float64, **kind: Any
 ) -> Case:
-    """A case with normal entries; `kind`: bias, state, lengths, resets, reverse (all false unless given)."""
+    """A case with normal entries; `kind`: bias, state, lengths, resets, reverse (false unless given), precision."""
     rng = np.random.default_rng(seed)
     G = 4 if cell == "lstm" else 3
 
@@ -62,15 +64,20 @@ def make(
         rng.integers(0, T + 1, N) if kind.get("lengths") else None,
         rng.random((T, N)) < 0.3 if kind.get("resets") else None,
         bool(kind.get("reverse")),
+        kind.get("precision", "fp32"),
     )
 
 
 @st.composite
 def cases(draw: Any, dtype: Any = np.float64, largest: int = 40) -> Case:
-    """Any cell, size and option; sizes from 0 (H from 1), across the edges of vectors and row blocks."""
+    """Any cell, size, option and, of float32, precision; sizes from 0 (H from 1), across the edges of vectors and blocks."""
     sizes = [draw(st.integers(0, 7)), draw(st.integers(0, 13)), draw(st.integers(0, largest))]
     sizes.append(draw(st.integers(1, largest)))
-    kind = {name: draw(st.booleans()) for name in ("bias", "state", "lengths", "resets", "reverse")}
+    kind: dict[str, Any] = {
+        name: draw(st.booleans()) for name in ("bias", "state", "lengths", "resets", "reverse")
+    }
+    if dtype == np.float32:
+        kind["precision"] = draw(st.sampled_from(["fp32", "bf16"]))
     return make(draw(st.sampled_from(CELLS)), *sizes, seed=draw(st.integers(0, 2**31)), dtype=dtype, **kind)
 
 

@@ -32,14 +32,14 @@ def assert_equal(got: Any, want: Any) -> None:
             np.testing.assert_array_equal(getattr(got, name), getattr(want, name), err_msg=name)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "float64"])
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("size", LARGE)
 @pytest.mark.parametrize("ragged", [False, True])
-def test_any_number_of_threads(cell: str, size: tuple[int, ...], dtype: Any, ragged: bool) -> None:
-    case = make(
-        cell, *size, seed=5, dtype=dtype, bias=True, state=True, lengths=ragged, resets=ragged, reverse=ragged
-    )
+def test_any_number_of_threads(cell: str, size: tuple[int, ...], kind: str, ragged: bool) -> None:
+    dtype, precision = (np.float64, "fp32") if kind == "float64" else (np.float32, kind)
+    options = {"lengths": ragged, "resets": ragged, "reverse": ragged, "precision": precision}
+    case = make(cell, *size, seed=5, dtype=dtype, bias=True, state=True, **options)
     d = np.random.default_rng(6).standard_normal((size[0], size[1], size[3])).astype(dtype)
     kernels.set_num_threads(1)
     saved = forward(case)
@@ -93,20 +93,20 @@ def test_step_by_step_is_the_sequence(case: Case) -> None:
 @pytest.mark.parametrize("size", [(1, 64, 130), (3, 300, 129), (64, 7, 50), (65, 40, 33), (40, 9, 9)])
 def test_one_step_with_weights_not_packed(cell: str, size: tuple[int, ...], precision: Any) -> None:
     """A single step of at most 64 sequences packs its weights on the way."""
-    case = make(cell, 1, *size, seed=7, dtype=np.float32, bias=True, state=True)
-    run: Any = _packed(case, precision).forward
-    options = {name: value for name, value in case.options(save=True).items() if name != "reset"}
+    case = make(cell, 1, *size, seed=7, dtype=np.float32, bias=True, state=True, precision=precision)
+    run: Any = _packed(case).forward
+    options = _without(case.options(save=True), "reset", "precision")
     expected = run(case.x, **case.states(), **options)
     for threads in (1, 2, 3):
         kernels.set_num_threads(threads)
-        assert_equal(forward(case, precision=precision), expected)
+        assert_equal(forward(case), expected)
 
 
 @settings(max_examples=80, deadline=None)
 @given(case=cases(dtype=np.float32))
 def test_packed_weights_are_the_weights(case: Case) -> None:
     run: Any = _packed(case).forward
-    options = {name: value for name, value in case.options(save=True).items() if name != "reset"}
+    options = _without(case.options(save=True), "reset", "precision")
     assert_equal(run(case.x, **case.states(), **options), forward(case))
 
 
@@ -175,7 +175,7 @@ def test_views_and_strides_make_no_difference(cell: str) -> None:
     assert_equal(forward(case._replace(x=x, weights=(w_ih, w_hh, b_ih, b_hh))), forward(case))
 
 
-@pytest.mark.parametrize("name", ["baseline", "avx2", "avx512", "nothing"])
+@pytest.mark.parametrize("name", ["baseline", "avx2", "avx512", "avx512bf16", "amx", "nothing"])
 def test_every_instruction_set_can_be_forced(name: str) -> None:
     """In a process of its own, since the choice is made once: the values agree, or one line says why not."""
     program = (
@@ -210,7 +210,11 @@ def _turn(T: int, length: int) -> Any:
     return np.concatenate([np.arange(length)[::-1], np.arange(length, T)])
 
 
-def _packed(case: Case, precision: Any = "fp32") -> Any:
+def _packed(case: Case) -> Any:
     if case.cell == "lstm":
-        return kernels.PackedLSTM(*case.weights, precision=precision)
-    return kernels.PackedGRU(*case.weights, reset=case.options()["reset"], precision=precision)
+        return kernels.PackedLSTM(*case.weights, precision=case.precision)
+    return kernels.PackedGRU(*case.weights, reset=case.options()["reset"], precision=case.precision)
+
+
+def _without(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in names}

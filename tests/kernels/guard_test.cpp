@@ -2,17 +2,25 @@
 // each side of every buffer, inputs that must not be written, and scratch memory full of NaN.
 //
 // Usage: guard_test [shapes] [seed]. Prints what it did, ends with 1 at the first difference.
+#include "cpu.hpp"
 #include "output_cases.hpp"
 #include "team.hpp"
 
-namespace glassgate::kernels {
-namespace baseline { extern const Table table; }
+#define GLASSGATE_SET(name)                 \
+    namespace glassgate::kernels::name {    \
+    extern const Table table;               \
+    extern const Passes<float> bf16_passes; \
+    }
+GLASSGATE_SET(baseline)
 #if defined(GLASSGATE_X86)
-namespace avx2 { extern const Table table; }
-namespace wide { extern const Table table; }  // 64-byte vectors, lowered to AVX2
-namespace avx512 { extern const Table table; }
+GLASSGATE_SET(avx2)
+GLASSGATE_SET(wide)  // 64-byte vectors, lowered to AVX2
+GLASSGATE_SET(avx512)
 #endif
-}  // namespace glassgate::kernels
+#if defined(GLASSGATE_X86_BF16)
+namespace glassgate::kernels::avx512bf16 { extern const Passes<float> bf16_passes; }
+namespace glassgate::kernels::amx { extern const Passes<float> bf16_passes; }
+#endif
 
 namespace {
 
@@ -23,9 +31,20 @@ struct Absent {
     bool bias, states, lengths, resets, d_hidden, d_state, d_gates, d_final, some_outputs, packed;
 };
 
+// What a result may be off by, as a share of the largest: the rounding errors of sums of a few hundred products, carried
+// over the steps.
+struct Rounding {
+    double first, step, backward_first, backward_step;
+    double forward(Index steps) const { return first + step * static_cast<double>(steps); }
+    double backward(Index steps) const { return backward_first + backward_step * static_cast<double>(steps); }
+};
 template <class S>
-Bits<S> run(const Table& table, const reference::Problem& p, const Absent& no, const reference::Answer& want,
-            bool at_end, const std::string& where) {
+constexpr Rounding own_rounding{64 * epsilon<S>, 32 * epsilon<S>, 512 * epsilon<S>, 256 * epsilon<S>};
+constexpr Rounding bf16_rounding{0.016, 0.008, 0.064, 0.032};  // of factors, 2^-9 each
+
+template <class S>
+Bits<S> run(const Passes<S>& passes, const reference::Problem& p, const Absent& no, const reference::Answer& want,
+            bool at_end, const std::string& where, const Rounding& rounding) {
     Buffers<S> b(at_end);
     const bool lstm = p.cell == Cell::lstm, none = no.some_outputs;
     const auto [T, N, I, H] = p.z;
@@ -39,19 +58,19 @@ Bits<S> run(const Table& table, const reference::Problem& p, const Absent& no, c
     f.gates = b.out(want.gates.size());
     f.h_n = b.out(want.h_n.size()), f.c_n = b.out(want.c_n.size(), !lstm);
     if (!no.packed) {
-        S* packed = b.out(entries<S>(table).packed_size(p.cell, I, H) + 16);
+        S* packed = b.out(passes.packed_size(p.cell, I, H) + 16);
         packed += (64 - reinterpret_cast<std::uintptr_t>(packed) % 64) % 64 / sizeof(S);
-        entries<S>(table).pack(p.cell, I, H, f.w_ih, f.w_hh, f.b_ih, f.b_hh, false, packed);
+        passes.pack(p.cell, I, H, f.w_ih, f.w_hh, f.b_ih, f.b_hh, packed);
         f.packed = packed;
     }
     std::memset(scratch(1 << 20), 0xff, 1 << 20);
-    entries<S>(table).forward(f);
-    const double steps = static_cast<double>(T);
-    compare("hidden", f.hidden, want.hidden, where, 64 + 32 * steps);
-    compare("state", f.state, want.state, where, 64 + 32 * steps);
-    compare("gates", f.gates, want.gates, where, 64 + 32 * steps);
-    compare("h_n", f.h_n, want.h_n, where, 64 + 32 * steps);
-    compare("c_n", f.c_n, want.c_n, where, 64 + 32 * steps);
+    passes.forward(f);
+    const double allowed = rounding.forward(T);
+    compare("hidden", f.hidden, want.hidden, where, allowed);
+    compare("state", f.state, want.state, where, allowed);
+    compare("gates", f.gates, want.gates, where, allowed);
+    compare("h_n", f.h_n, want.h_n, where, allowed);
+    compare("c_n", f.c_n, want.c_n, where, allowed);
 
     Backward<S> k{};
     k.cell = f.cell, k.sizes = f.sizes, k.x = f.x, k.w_ih = f.w_ih, k.w_hh = f.w_hh, k.h0 = f.h0, k.c0 = f.c0;
@@ -64,8 +83,8 @@ Bits<S> run(const Table& table, const reference::Problem& p, const Absent& no, c
     k.d_b_ih = b.out(want.d_b_ih.size(), none), k.d_b_hh = b.out(want.d_b_hh.size());
     k.d_h0 = b.out(want.d_h0.size()), k.d_c0 = b.out(want.d_c0.size(), !lstm || none);
     std::memset(scratch(1 << 20), 0xff, 1 << 20);
-    entries<S>(table).backward(k);
-    const double growth = 512 + 256 * steps;
+    passes.backward(k);
+    const double growth = rounding.backward(T);
     compare("d_x", k.d_x, want.d_x, where, growth), compare("d_w_ih", k.d_w_ih, want.d_w_ih, where, growth);
     compare("d_w_hh", k.d_w_hh, want.d_w_hh, where, growth), compare("d_b_ih", k.d_b_ih, want.d_b_ih, where, growth);
     compare("d_b_hh", k.d_b_hh, want.d_b_hh, where, growth), compare("d_h0", k.d_h0, want.d_h0, where, growth);
@@ -74,7 +93,7 @@ Bits<S> run(const Table& table, const reference::Problem& p, const Absent& no, c
     // Inference writes no gates; its outputs must be the same bits.
     Forward<S> plain = f;
     plain.hidden = b.out(want.hidden.size()), plain.gates = nullptr, plain.state = nullptr;
-    entries<S>(table).forward(plain);
+    passes.forward(plain);
     if (std::memcmp(plain.hidden, f.hidden, want.hidden.size() * sizeof(S)) != 0) {
         std::printf("%s: hidden differs without gates\n", where.c_str());
         ++failures;
@@ -88,7 +107,7 @@ Bits<S> run(const Table& table, const reference::Problem& p, const Absent& no, c
     Forward<S> edited = f;
     edited.edit_rows = b.raw(std::vector<std::int32_t>(T * N * kinds, 0), false), edited.edits = b.in(neutral);
     edited.hidden = b.out(want.hidden.size()), edited.gates = b.out(want.gates.size());
-    entries<S>(table).forward(edited);
+    passes.forward(edited);
     if (std::memcmp(edited.hidden, f.hidden, want.hidden.size() * sizeof(S)) != 0 ||
         std::memcmp(edited.gates, f.gates, want.gates.size() * sizeof(S)) != 0) {
         std::printf("%s: edits that change nothing change bits\n", where.c_str());
@@ -104,32 +123,44 @@ Bits<S> run(const Table& table, const reference::Problem& p, const Absent& no, c
     return bits;
 }
 
+// The kernels of one instruction set.
+struct Set {
+    const char* name;
+    const Table* table;
+    const Passes<float>* bf16;
+};
+
 // Under every instruction set, with one thread and with several, the buffers' ends and then their beginnings at a guard
 // page: the same bits for any number of threads, and if `any_width` for any width of the vectors.
 template <class S, class Run>
 void in_every_way(const std::string& shape, int threads, bool any_width, const Run& once) {
-    const auto all = [&](const Table& table, const char* name) {
+    const auto all = [&](const Set& set) {
+        const std::string name = shape + " " + set.name;
         set_threads(1);
-        const Bits<S> one = once(table, true, shape + " " + name);
+        const Bits<S> one = once(set, true, name);
         set_threads(threads);
-        const Bits<S> many = once(table, false, shape + " " + name + " threads " + std::to_string(threads));
+        const Bits<S> many = once(set, false, name + " threads " + std::to_string(threads));
         if (!same(one, many)) {
-            std::printf("%s %s: %d threads give other bits than one\n", shape.c_str(), name, threads);
+            std::printf("%s: %d threads give other bits than one\n", name.c_str(), threads);
             ++failures;
         }
         return one;
     };
-    all(baseline::table, "baseline");
+    all({"baseline", &baseline::table, &baseline::bf16_passes});
 #if defined(GLASSGATE_X86)
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return;
-    const Bits<S> narrow = all(avx2::table, "avx2"), wide_bits = all(wide::table, "wide");
+    const Bits<S> narrow = all({"avx2", &avx2::table, &avx2::bf16_passes});
+    const Bits<S> wide_bits = all({"wide", &wide::table, &wide::bf16_passes});
     if (any_width && !same(narrow, wide_bits)) {
         std::printf("%s: 32-byte and 64-byte vectors give different bits\n", shape.c_str());
         ++failures;
     }
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl"))
-        all(avx512::table, "avx512");
+    if (!has_avx512()) return;
+    all({"avx512", &avx512::table, &avx512::bf16_passes});
+#endif
+#if defined(GLASSGATE_X86_BF16)
+    if (__builtin_cpu_supports("avx512bf16")) all({"avx512bf16", &avx512::table, &avx512bf16::bf16_passes});
+    if (has_matrix_tiles()) all({"amx", &avx512::table, &amx::bf16_passes});
 #endif
 }
 
@@ -138,15 +169,19 @@ void check(const std::string& type, const reference::Problem& p, const Absent& n
     const auto [T, N, I, H] = p.z;
     const std::string shape = type + " cell " + std::to_string(static_cast<int>(p.cell)) + " T" + std::to_string(T) + " N" +
                               std::to_string(N) + " I" + std::to_string(I) + " H" + std::to_string(H);
-    in_every_way<S>(shape, threads, true, [&](const Table& table, bool at_end, const std::string& where) {
-        return run<S>(table, p, no, want, at_end, where);
+    in_every_way<S>(shape, threads, true, [&](const Set& set, bool at_end, const std::string& where) {
+        return run<S>(entries<S>(*set.table).passes, p, no, want, at_end, where, own_rounding<S>);
     });
+    if constexpr (sizeof(S) == sizeof(float))
+        in_every_way<S>("bf16 " + shape, threads, true, [&](const Set& set, bool at_end, const std::string& where) {
+            return run<S>(*set.bf16, p, no, want, at_end, where, bf16_rounding);
+        });
 }
 
 template <class S> void check_output(const std::string& type, Draw& draw, int threads) {
     const OutputCase c(draw);
-    in_every_way<S>(type + c.name(), threads, false, [&](const Table& table, bool at_end, const std::string& where) {
-        return run_output<S>(entries<S>(table), c, at_end, where);
+    in_every_way<S>(type + c.name(), threads, false, [&](const Set& set, bool at_end, const std::string& where) {
+        return run_output<S>(entries<S>(*set.table), c, at_end, where);
     });
 }
 

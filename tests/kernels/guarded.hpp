@@ -104,13 +104,15 @@ template <class S> class Buffers {
 
 inline int failures = 0;
 
+template <class S> constexpr double epsilon = static_cast<double>(std::numeric_limits<S>::epsilon());
+
+// Each value may be off by a share of the largest.
 template <class S>
-void compare(const char* what, const S* got, const reference::Doubles& want, const std::string& where, double growth) {
+void compare(const char* what, const S* got, const reference::Doubles& want, const std::string& where, double share) {
     if (got == nullptr) return;
     double largest = 1;
     for (double value : want) largest = std::max(largest, std::abs(value));
-    // Rounding errors of sums of a few hundred products, carried over the steps: `growth` units of the largest value.
-    const double allowed = growth * static_cast<double>(std::numeric_limits<S>::epsilon()) * largest;
+    const double allowed = share * largest;
     for (std::size_t i = 0; i < want.size(); ++i)
         if (!(std::abs(static_cast<double>(got[i]) - want[i]) <= allowed)) {
             std::printf("%s: %s[%zu] is %.9g, expected %.9g\n", where.c_str(), what, i, static_cast<double>(got[i]), want[i]);

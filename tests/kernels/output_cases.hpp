@@ -64,7 +64,7 @@ template <class S> class OutputRun {
         return to;
     }
     void keep(const char* what, const S* got, const reference::Doubles& want, double growth) {
-        compare(what, got, want, where_, growth);
+        compare(what, got, want, where_, growth * epsilon<S>);
         bits_.emplace_back(got, got + want.size());
     }
 
@@ -155,7 +155,8 @@ template <class S> class OutputRun {
             for (Index i = row * c_.width; i < (row + 1) * c_.width; ++i) want += c_.g[i] * c_.g[i];
         const double got = k_.sum_of_squares(static_cast<Index>(c_.which.size()), c_.width, rows(), b_.in(c_.g));
         const S rounded = static_cast<S>(got);
-        compare("squares", &rounded, {want}, where_, 64 + static_cast<double>(c_.which.size()) * c_.width);  // `want` errs more
+        const double count = static_cast<double>(c_.which.size()) * c_.width;  // `want` errs more
+        compare("squares", &rounded, {want}, where_, (64 + count) * epsilon<S>);
         bits_.push_back({rounded});
     }
 

@@ -5,12 +5,12 @@
 
 namespace glassgate::kernels::GG_ISA {
 
-template <class S> class BackwardPass {
+template <class S, class O> class BackwardPass {
   public:
     explicit BackwardPass(const Backward<S>& call)
         : c_(call), T(call.sizes.T), N(call.sizes.N), I(call.sizes.I), H(call.sizes.H), G(gate_count(call.cell)),
-          parts_(gradient_parts(call.cell)), stride_(round_up(H, width<S>) + width<S>),
-          row_(round_up(parts_ * H, width<S>) + width<S>), plan_(plan_for(call.sizes, G, sizeof(S))),
+          parts_(gradient_parts(call.cell)), stride_(row_stride<S>(H)), part_(deep<O>(H)),
+          row_(row_stride<O>(parts_ * part_)), plan_(plan_for(call.sizes, G, sizeof(O))),
           chunk_(chunk_steps(call.sizes, 512)), hidden_cut_(columns_of<S>(H, call.sizes.N < 4 ? 4 : 2)),
           input_cut_(columns_of<S>(I, 2)), gradients_(call, schedule_, chunk_, stride_, plan_.threads) {}
 
@@ -28,23 +28,24 @@ template <class S> class BackwardPass {
 
     void cut(Cutter& cutter) {
         schedule_.cut(cutter, N);
-        w_hh_ = cutter.take<S>(hidden_cut_.template packed<S>(G * H));
-        w_ih_ = cutter.take<S>(c_.d_x == nullptr ? 0 : input_cut_.template packed<S>(G * H));
-        pre_ = cutter.take<S>(2 * chunk_ * N * row_);
+        w_hh_ = cutter.take<O>(hidden_cut_.template packed<S>(G * part_));
+        w_ih_ = cutter.take<O>(c_.d_x == nullptr ? 0 : input_cut_.template packed<S>(G * part_));
+        pre_ = cutter.take<O>(2 * chunk_ * N * row_);
         reset_h_ = cutter.take<S>(c_.cell == Cell::gru_before ? chunk_ * N * stride_ : 0);
         carry_ = cutter.take<S>(N * stride_);
         tiles_ = cutter.take<S>(plan_.threads * tile_size<S>);
-        active_ = cutter.take<const S*>(chunk_ * N);
+        active_ = cutter.take<const O*>(chunk_ * N);
         to_ = cutter.take<S*>(chunk_ * N);
         gradients_.cut(cutter);
     }
 
     // Gradients on the pre-activations of row `row` in the s-th step. Two chunks alternate: the first step of one is
     // still needed when the next one begins.
-    S* pre_row(Index s, Index row) const { return pre_ + ((s / chunk_ % 2) * chunk_ * N + s % chunk_ * N + row) * row_; }
+    O* pre_row(Index s, Index row) const { return pre_ + ((s / chunk_ % 2) * chunk_ * N + s % chunk_ * N + row) * row_; }
 
     void work(const Team& team) {
         const Division mine{plan_.by_rows && team.size > 1, team.rank, team.size};
+        [[maybe_unused]] const TileRegisters<O> registers;
         S* tile = tiles_ + team.rank * tile_size<S>;
         pack(team);
         prepare(team);
@@ -61,19 +62,17 @@ template <class S> class BackwardPass {
     }
 
     void pack(const Team& team) {
-        const Range hidden = share(hidden_cut_.panels(), team.rank, team.size);
-        for (Index p = hidden.begin; p < hidden.end; ++p) {
-            S* panel = w_hh_ + hidden_cut_.offset(p, G * H);
-            pack_column_panel(c_.w_hh, H, G * H, hidden_cut_, p, panel);
-            if (c_.round_bf16) round_all(panel, round_up(hidden_cut_.count(p), W) * G * H);
-        }
-        if (c_.d_x == nullptr) return;
-        const Range input = share(input_cut_.panels(), team.rank, team.size);
-        for (Index p = input.begin; p < input.end; ++p) {
-            S* panel = w_ih_ + input_cut_.offset(p, G * H);
-            pack_column_panel(c_.w_ih, I, G * H, input_cut_, p, panel);
-            if (c_.round_bf16) round_all(panel, round_up(input_cut_.count(p), W) * G * H);
-        }
+        pack_columns(c_.w_hh, hidden_cut_, w_hh_, team);
+        if (c_.d_x != nullptr) pack_columns(c_.w_ih, input_cut_, w_ih_, team);
+    }
+    // Each gate's rows by themselves, so that a product may begin and end with any of them.
+    void pack_columns(const S* weights, const Columns& cut, O* to, const Team& team) const {
+        const Range mine = share(cut.panels(), team.rank, team.size);
+        for (Index p = mine.begin; p < mine.end; ++p)
+            for (Index g = 0; g < G; ++g) {
+                const auto row = [&](Index k) { return weights + (g * H + k) * cut.columns; };
+                pack_column_panel(row, H, cut, p, to + cut.offset(p, G * part_) + g * part_ * cut.template vectors<S>(p) * W);
+            }
     }
 
     static GG_INLINE Vec<S> load_or_zero(const S* from, Index at, Index count) {
@@ -82,6 +81,8 @@ template <class S> class BackwardPass {
 
     void prepare(const Team& team) {
         gradients_.clear(team);
+        // A product reads whole units, of which H fills a part.
+        if (part_ > H) zero_share(pre_, 2 * chunk_ * N * row_, team);
         const bool lstm = c_.cell == Cell::lstm;
         const Range rows = share(N, team.rank, team.size);
         for (Index row = rows.begin; row < rows.end; ++row) {
@@ -106,7 +107,7 @@ template <class S> class BackwardPass {
         const Index t = s < 0 ? (c_.reverse ? T : -1) : schedule_.time(s), next = schedule_.after(t);
         const Index here = s < 0 ? 0 : schedule_.active(t);
         const Index there = next < 0 || next >= T ? 0 : schedule_.active(next);
-        const Index block = max_rows<2>;
+        const Index block = max_rows<O, 2>;
         mine.tiles(hidden_cut_.panels(), max(here, there), block, [&](Index p, Index first, Index last) {
             hidden_tile(s, t, p, first, last, there, mine, tile);
         });
@@ -125,13 +126,13 @@ template <class S> class BackwardPass {
         zero(tile, rows * vectors * W);
         // Rows from `there` on were not active in the step after, and are the last ones.
         Index products = 0;
-        const S* from[tile_rows];
+        const O* from[tile_rows];
         while (products < rows && mine.row(first + products) < there) {
             from[products] = pre_row(s + 1, mine.row(first + products));
             ++products;
         }
-        const Index depth = (c_.cell == Cell::gru_before ? 2 : G) * H;
-        product<S>(vectors, products, depth, from, w_hh_ + hidden_cut_.offset(p, G * H), tile);
+        const Index depth = (c_.cell == Cell::gru_before ? 2 : G) * part_;
+        product<O>(vectors, products, depth, from, w_hh_ + hidden_cut_.offset(p, G * part_), tile);
         for (Index i = first; i < last; ++i) {
             const Index row = mine.row(i), n = schedule_.sequence(row);
             const bool here = s >= 0 && schedule_.is_active(row, t), ends = i - first >= products;
@@ -161,9 +162,6 @@ template <class S> class BackwardPass {
         if (c_.cell == Cell::lstm && c_.d_c0 != nullptr)
             store(c_.d_c0 + n * H + unit, load(carry_ + row * stride_ + unit, count), count);
     }
-    GG_INLINE void put(S* to, Vec<S> value, Index count) const {
-        store(to, c_.round_bf16 ? round_bf16(value) : value, count);
-    }
     GG_INLINE Vec<S> old_state(Index row, Index t, const S* all, const S* initial, Index unit, Index count) const {
         const S* from = schedule_.previous(row, t, all, initial, H);
         return from == nullptr ? Vec<S>{} : load(from + unit, count);
@@ -189,11 +187,11 @@ template <class S> class BackwardPass {
             dg += load(c_.d_gates + extra + 2 * H, count);
             d_o += load(c_.d_gates + extra + 3 * H, count);
         }
-        S* pre = pre_row(s, row) + unit;
-        put(pre, di * input * (one - input), count);
-        put(pre + H, df * forget * (one - forget), count);
-        put(pre + 2 * H, fmadd<S>(-dg * candidate, candidate, dg), count);
-        put(pre + 3 * H, d_o * output * (one - output), count);
+        O* pre = pre_row(s, row) + unit;
+        store(pre, di * input * (one - input), count);
+        store(pre + part_, df * forget * (one - forget), count);
+        store(pre + 2 * part_, fmadd<S>(-dg * candidate, candidate, dg), count);
+        store(pre + 3 * part_, d_o * output * (one - output), count);
         store(carry, schedule_.reset(row, t) ? Vec<S>{} : dc * forget, count);
     }
 
@@ -206,25 +204,25 @@ template <class S> class BackwardPass {
         const Vec<S> dn = dh * (one - keep) + load_or_zero(c_.d_gates, at + 2 * H, count);
         const Vec<S> dz = dh * (old - candidate) + load_or_zero(c_.d_gates, at + H, count);
         const Vec<S> dn_pre = fmadd<S>(-dn * candidate, candidate, dn);
-        S* pre = pre_row(s, row) + unit;
-        put(pre + H, dz * keep * (one - keep), count);
+        O* pre = pre_row(s, row) + unit;
+        store(pre + part_, dz * keep * (one - keep), count);
         store(carry_ + row * stride_ + unit, schedule_.reset(row, t) ? Vec<S>{} : dh * keep, count);
-        if (c_.cell == Cell::gru_before) return put(pre + 2 * H, dn_pre, count);
+        if (c_.cell == Cell::gru_before) return store(pre + 2 * part_, dn_pre, count);
         const Vec<S> reset = load(c_.gates + at, count), m = load(c_.state + (t * N + n) * H + unit, count);
         const Vec<S> dm = dn_pre * reset + load_or_zero(c_.d_state, (t * N + n) * H + unit, count);
         const Vec<S> dr = dn_pre * m + load_or_zero(c_.d_gates, at, count);
-        put(pre, dr * reset * (one - reset), count);
-        put(pre + 2 * H, dm, count);
-        put(pre + 3 * H, dn_pre, count);
+        store(pre, dr * reset * (one - reset), count);
+        store(pre + 2 * part_, dm, count);
+        store(pre + 3 * part_, dn_pre, count);
     }
 
     // GRU before: d(r h) = d_n U_n, hence d_r and one more share of d_h.
     void reset_tile(Index s, Index t, Index p, Index first, Index last, const Division& mine, S* tile) {
         const int vectors = hidden_cut_.template vectors<S>(p);
-        const S* from[tile_rows];
-        for (Index i = first; i < last; ++i) from[i - first] = pre_row(s, mine.row(i)) + 2 * H;
+        const O* from[tile_rows];
+        for (Index i = first; i < last; ++i) from[i - first] = pre_row(s, mine.row(i)) + 2 * part_;
         zero(tile, (last - first) * vectors * W);
-        product<S>(vectors, last - first, H, from, w_hh_ + hidden_cut_.offset(p, G * H) + 2 * H * vectors * W, tile);
+        product<O>(vectors, last - first, part_, from, w_hh_ + hidden_cut_.offset(p, G * part_) + 2 * part_ * vectors * W, tile);
         for (Index i = first; i < last; ++i) {
             const Index row = mine.row(i), n = schedule_.sequence(row);
             for (int v = 0; v < vectors; ++v) {
@@ -233,8 +231,8 @@ template <class S> class BackwardPass {
                 const Vec<S> d = load(tile + ((i - first) * vectors + v) * W), reset = load(c_.gates + at, count);
                 const Vec<S> old = old_state(row, t, c_.hidden, c_.h0, unit, count);
                 const Vec<S> dr = d * old + load_or_zero(c_.d_gates, at, count);
-                put(pre_row(s, row) + unit, dr * reset * (S(1) - reset), count);
-                put(reset_h_ + (s % chunk_ * N + row) * stride_ + unit, reset * old, count);
+                store(pre_row(s, row) + unit, dr * reset * (S(1) - reset), count);
+                store(reset_h_ + (s % chunk_ * N + row) * stride_ + unit, reset * old, count);
                 S* carry = carry_ + row * stride_ + unit;
                 if (!schedule_.reset(row, t)) store(carry, fmadd<S>(d, reset, load(carry, count)), count);
             }
@@ -264,18 +262,18 @@ template <class S> class BackwardPass {
     void input_gradient(Index count, const Team& team, S* tile) {
         const Division division{false, team.rank, team.size};
         const Index skip = c_.cell == Cell::gru_after ? H : 0;  // the input side does not see m
-        division.tiles(input_cut_.panels(), count, max_rows<2>, [&](Index p, Index first, Index last) {
+        division.tiles(input_cut_.panels(), count, max_rows<O, 2>, [&](Index p, Index first, Index last) {
             const int vectors = input_cut_.template vectors<S>(p);
             const Index rows = last - first, lanes = vectors * W;
-            const S* panel = w_ih_ + input_cut_.offset(p, G * H);
+            const O* panel = w_ih_ + input_cut_.offset(p, G * part_);
             zero(tile, rows * lanes);
             if (skip == 0) {
-                product<S>(vectors, rows, G * H, active_ + first, panel, tile);
+                product<O>(vectors, rows, G * part_, active_ + first, panel, tile);
             } else {
-                const S* candidate[tile_rows];
-                for (Index r = 0; r < rows; ++r) candidate[r] = active_[first + r] + 3 * H;
-                product<S>(vectors, rows, 2 * H, active_ + first, panel, tile);
-                product<S>(vectors, rows, H, candidate, panel + 2 * H * lanes, tile);
+                const O* candidate[tile_rows];
+                for (Index r = 0; r < rows; ++r) candidate[r] = active_[first + r] + 3 * part_;
+                product<O>(vectors, rows, 2 * part_, active_ + first, panel, tile);
+                product<O>(vectors, rows, part_, candidate, panel + 2 * part_ * lanes, tile);
             }
             for (Index r = 0; r < rows; ++r) {
                 S* to = to_[first + r] + input_cut_.first(p);
@@ -288,18 +286,19 @@ template <class S> class BackwardPass {
     const Backward<S>& c_;
     const Index T, N, I, H;
     const int G;
-    const Index parts_, stride_, row_;
+    const Index parts_, stride_;
+    const Index part_, row_;  // H as a depth; between rows of gradients
     const Plan plan_;
     const Index chunk_;
     const Columns hidden_cut_, input_cut_;  // of d_h and d_x
     Schedule schedule_;
-    WeightGradients<S> gradients_;
-    S *w_hh_ = nullptr, *w_ih_ = nullptr;  // U and W, packed by columns
-    S* pre_ = nullptr;
+    WeightGradients<S, O> gradients_;
+    O *w_hh_ = nullptr, *w_ih_ = nullptr;  // U and W, packed by columns
+    O* pre_ = nullptr;
     S* reset_h_ = nullptr;
     S* carry_ = nullptr;  // LSTM: d_c that flows back, GRU: what of d_h does not pass through U
     S* tiles_ = nullptr;
-    const S** active_ = nullptr;  // the gradients of the chunk's active rows, and where their d_x goes
+    const O** active_ = nullptr;  // the gradients of the chunk's active rows, and where their d_x goes
     S** to_ = nullptr;
 };
 

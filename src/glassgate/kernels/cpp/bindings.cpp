@@ -80,7 +80,7 @@ class Packed {
         const S* wh = b.in<S>(w_hh, G * H * H, "w_hh", true);
         const S* bi = b.in<S>(b_ih, G * H, "b_ih");
         const S* bh = b.in<S>(b_hh, G * H, "b_hh");
-        const std::size_t bytes = (packed_size<S>(cell_, I, H) * sizeof(S) + 127) / 64 * 64;
+        const std::size_t bytes = (packed_size<S>(cell_, I, H, bf16_) * sizeof(S) + 127) / 64 * 64;
         data_.reset(std::aligned_alloc(64, bytes));
         if (data_ == nullptr) throw std::bad_alloc();
         pack<S>(cell_, I, H, wi, wh, bi, bh, bf16_, static_cast<S*>(data_.get()));
@@ -92,7 +92,7 @@ class Packed {
         f.sizes = sizes_of(1, N, z_.I, z_.H);
         const Index H = z_.H;
         f.packed = static_cast<const S*>(data_.get());
-        f.round_bf16 = bf16_;
+        f.bf16 = bf16_;
         f.x = b.in<S>(x, N * z_.I, "x", true);
         f.h_n = b.out<S>(h, N * H, "h", true);
         f.hidden = f.h_n;
@@ -138,7 +138,7 @@ void run_forward(Cell cell, Sizes z, const Packed* packed, nb::handle x, nb::han
     f.lengths = b.in<std::int64_t>(lengths, z.N, "lengths");
     f.resets = b.in<std::uint8_t>(resets, TN, "resets");
     f.reverse = reverse;
-    f.round_bf16 = bf16;
+    f.bf16 = bf16;
     f.hidden = b.out<S>(hidden, TN * z.H, "hidden", true);
     f.state = b.out<S>(state, TN * z.H, "state");
     f.gates = b.out<S>(gates, TN * GH, "gates");
@@ -173,7 +173,7 @@ void run_backward(Cell cell, Sizes z, nb::handle x, nb::handle w_ih, nb::handle 
     k.lengths = b.in<std::int64_t>(lengths, z.N, "lengths");
     k.resets = b.in<std::uint8_t>(resets, TN, "resets");
     k.reverse = reverse;
-    k.round_bf16 = bf16;
+    k.bf16 = bf16;
     k.hidden = b.in<S>(hidden, TN * z.H, "hidden", true);
     k.state = b.in<S>(state, TN * z.H, "state", cell != Cell::gru_before);
     k.gates = b.in<S>(gates, TN * GH, "gates", true);

@@ -1,4 +1,5 @@
 // Chooses the instruction set once, when it is first needed.
+#include "cpu.hpp"
 #include "table.hpp"
 #include "team.hpp"
 
@@ -9,10 +10,19 @@
 
 namespace glassgate::kernels {
 
-namespace baseline { extern const Table table; }
+#define GLASSGATE_SET(name)                 \
+    namespace name {                        \
+    extern const Table table;               \
+    extern const Passes<float> bf16_passes; \
+    }
+GLASSGATE_SET(baseline)
 #if defined(GLASSGATE_X86)
-namespace avx2 { extern const Table table; }
-namespace avx512 { extern const Table table; }
+GLASSGATE_SET(avx2)
+GLASSGATE_SET(avx512)
+#endif
+#if defined(GLASSGATE_X86_BF16)
+namespace avx512bf16 { extern const Passes<float> bf16_passes; }
+namespace amx { extern const Passes<float> bf16_passes; }
 #endif
 
 namespace {
@@ -20,18 +30,21 @@ namespace {
 struct Choice {
     const char* name;
     const Table* table;
+    const Passes<float>* bf16;
     bool available;
 };
 
 Choice choose() {
     const Choice all[] = {
-#if defined(GLASSGATE_X86)
-        {"avx512", &avx512::table,
-         __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma")},
-        {"avx2", &avx2::table, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
+#if defined(GLASSGATE_X86_BF16)
+        {"amx", &avx512::table, &amx::bf16_passes, has_avx512() && has_matrix_tiles()},
+        {"avx512bf16", &avx512::table, &avx512bf16::bf16_passes, has_avx512() && __builtin_cpu_supports("avx512bf16")},
 #endif
-        {"baseline", &baseline::table, true},
+#if defined(GLASSGATE_X86)
+        {"avx512", &avx512::table, &avx512::bf16_passes, has_avx512()},
+        {"avx2", &avx2::table, &avx2::bf16_passes, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
+#endif
+        {"baseline", &baseline::table, &baseline::bf16_passes, true},
     };
     const char* wanted = std::getenv("GLASSGATE_ISA");
     std::string names;
@@ -59,6 +72,9 @@ template <class S> const Entries<S>& entries();
 template <> const Entries<float>& entries<float>() { return chosen().table->single; }
 template <> const Entries<double>& entries<double>() { return chosen().table->twice; }
 
+template <class S> const Passes<S>& passes(bool) { return entries<S>().passes; }
+template <> const Passes<float>& passes<float>(bool bf16) { return bf16 ? *chosen().bf16 : chosen().table->single.passes; }
+
 }  // namespace
 
 const char* isa() { return chosen().name; }
@@ -69,7 +85,7 @@ template <class S> void forward(const Forward<S>& call) {
     expect_writes(call.hidden, states);
     expect_writes(call.state, states);
     expect_writes(call.gates, states * static_cast<std::size_t>(gate_count(call.cell)));
-    entries<S>().forward(call);
+    passes<S>(call.bf16).forward(call);
 }
 template <class S> void backward(const Backward<S>& call) {
     const Sizes& z = call.sizes;
@@ -77,15 +93,15 @@ template <class S> void backward(const Backward<S>& call) {
     expect_writes(call.d_x, static_cast<std::size_t>(z.T * z.N * z.I) * sizeof(S));
     expect_writes(call.d_w_ih, unit * static_cast<std::size_t>(z.I));
     expect_writes(call.d_w_hh, unit * static_cast<std::size_t>(z.H));
-    entries<S>().backward(call);
+    passes<S>(call.bf16).backward(call);
 }
-template <class S> std::size_t packed_size(Cell cell, std::int64_t I, std::int64_t H) {
-    return entries<S>().packed_size(cell, I, H);
+template <class S> std::size_t packed_size(Cell cell, std::int64_t I, std::int64_t H, bool bf16) {
+    return passes<S>(bf16).packed_size(cell, I, H);
 }
 template <class S>
-void pack(Cell cell, std::int64_t I, std::int64_t H, const S* w_ih, const S* w_hh, const S* b_ih, const S* b_hh,
-          bool round_bf16, S* packed) {
-    entries<S>().pack(cell, I, H, w_ih, w_hh, b_ih, b_hh, round_bf16, packed);
+void pack(Cell cell, std::int64_t I, std::int64_t H, const S* w_ih, const S* w_hh, const S* b_ih, const S* b_hh, bool bf16,
+          S* packed) {
+    passes<S>(bf16).pack(cell, I, H, w_ih, w_hh, b_ih, b_hh, packed);
 }
 template <class S> void sigmoid(const S* in, S* out, std::int64_t count) { entries<S>().sigmoid(in, out, count); }
 template <class S> void tanh(const S* in, S* out, std::int64_t count) { entries<S>().tanh(in, out, count); }
@@ -101,7 +117,7 @@ double sum_of_squares(std::int64_t rows, std::int64_t width, const std::int64_t*
 #define GLASSGATE_INSTANCES(S)                                                                                        \
     template void forward<S>(const Forward<S>&);                                                                      \
     template void backward<S>(const Backward<S>&);                                                                    \
-    template std::size_t packed_size<S>(Cell, std::int64_t, std::int64_t);                                            \
+    template std::size_t packed_size<S>(Cell, std::int64_t, std::int64_t, bool);                                      \
     template void pack<S>(Cell, std::int64_t, std::int64_t, const S*, const S*, const S*, const S*, bool, S*);        \
     template void sigmoid<S>(const S*, S*, std::int64_t);                                                             \
     template void tanh<S>(const S*, S*, std::int64_t);                                                                \

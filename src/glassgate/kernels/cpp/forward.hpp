@@ -28,11 +28,11 @@ inline Index forward_rows(const Sizes& z, int gates, Index element) {
     return min(512, max(128, (1 << 20) / max(1, gates * z.H * element)));
 }
 
-template <class S> class ForwardPass {
+template <class S, class O> class ForwardPass {
   public:
     explicit ForwardPass(const Forward<S>& call)
         : c_(call), T(call.sizes.T), N(call.sizes.N), I(call.sizes.I), H(call.sizes.H),
-          weights_(call.cell, I, H), G(weights_.gates), stride_(round_up(H, width<S>) + width<S>),
+          weights_(call.cell, I, H), G(weights_.gates), stride_(row_stride<S>(H)), operand_stride_(row_stride<O>(H)),
           once_(call.packed == nullptr && T == 1 && N <= tile_rows), plan_(plan()), chunk_(chunk_steps(call.sizes, forward_rows(call.sizes, G, sizeof(S)))) {}
 
     void run() {
@@ -46,24 +46,25 @@ template <class S> class ForwardPass {
 
   private:
     static constexpr Index W = width<S>;
+    static constexpr bool copies = sizeof(O) != sizeof(S);  // whether x must become an operand first
 
     // Who packs a panel as he needs it shares the work by panels.
     Plan plan() const {
-        const Plan plan = plan_for(c_.sizes, G, sizeof(S));
+        const Plan plan = plan_for(c_.sizes, G, sizeof(O));
         return {plan.threads, plan.by_rows && !once_};
     }
 
     void cut(Cutter& cutter) {
         schedule_.cut(cutter, N);
         packed_ = c_.packed != nullptr || once_ ? nullptr : cutter.take<S>(weights_.size());
-        blocks_ = cutter.take<S>(once_ ? plan_.threads * block_size<S> : 0);
-        for (S*& h : h_) h = cutter.take<S>(N * stride_);
+        blocks_ = cutter.take<O>(once_ ? plan_.threads * block_size<O> : 0);
+        for (O*& h : h_) h = cutter.take<O>(N * operand_stride_);
         carry_ = cutter.take<S>(N * stride_);
-        reset_h_ = cutter.take<S>(c_.cell == Cell::gru_before ? N * stride_ : 0);
+        reset_h_ = cutter.take<O>(c_.cell == Cell::gru_before ? N * operand_stride_ : 0);
         before_ = cutter.take<S>(weights_.panels * before_panel());
-        inputs_ = cutter.take<S>(c_.round_bf16 ? plan_.threads * chunk_ * N * I : 0);
+        inputs_ = cutter.take<O>(copies ? plan_.threads * chunk_ * N * deep<O>(I) : 0);
         tiles_ = cutter.take<S>(plan_.threads * tile_size<S>);
-        from_ = cutter.take<const S*>(plan_.threads * chunk_ * N);
+        from_ = cutter.take<const O*>(plan_.threads * chunk_ * N);
         begins_ = cutter.take<Index>(plan_.threads * chunk_);
     }
 
@@ -79,10 +80,11 @@ template <class S> class ForwardPass {
 
     void work(const Team& team) {
         const Division mine{plan_.by_rows && team.size > 1, team.rank, team.size};
+        [[maybe_unused]] const TileRegisters<O> registers;
         S* tile = tiles_ + team.rank * tile_size<S>;
         const S* packed = c_.packed;
         if (packed_ != nullptr) {
-            weights_.pack(c_.w_ih, c_.w_hh, c_.b_ih, c_.b_hh, c_.round_bf16, packed_, team.rank, team.size);
+            weights_.pack(c_.w_ih, c_.w_hh, c_.b_ih, c_.b_hh, packed_, team.rank, team.size);
             packed = packed_;
         }
         prepare(share(N, team.rank, team.size));
@@ -105,12 +107,14 @@ template <class S> class ForwardPass {
             const S* h0 = c_.h0 == nullptr ? nullptr : c_.h0 + n * H;
             const S* c0 = c_.c0 == nullptr ? nullptr : c_.c0 + n * H;
             const bool lstm = c_.cell == Cell::lstm;
+            for (O* part : h_) fill_up(part + row * operand_stride_);
+            if (reset_h_ != nullptr) fill_up(reset_h_ + row * operand_stride_);
             for (Index u = 0; u < H; u += W) {
                 const Index count = min(W, H - u);
                 const Vec<S> h = h0 == nullptr ? Vec<S>{} : load(h0 + u, count);
                 const Vec<S> c = c0 == nullptr ? Vec<S>{} : load(c0 + u, count);
                 const Vec<S> carried = clear ? Vec<S>{} : lstm ? c : h;
-                for (S* part : h_) store(part + row * stride_ + u, clear ? Vec<S>{} : operand(h), count);
+                for (O* part : h_) store(part + row * operand_stride_ + u, clear ? Vec<S>{} : h, count);
                 store(carry_ + row * stride_ + u, carried, count);
                 if (length > 0) continue;
                 store(c_.h_n + n * H + u, h, count);
@@ -125,29 +129,35 @@ template <class S> class ForwardPass {
         }
     }
 
-    GG_INLINE Vec<S> operand(Vec<S> x) const { return c_.round_bf16 ? round_bf16(x) : x; }
+    // A product reads whole units.
+    void fill_up(O* row) const {
+        for (Index k = H; k < deep<O>(H); ++k) row[k] = O{};
+    }
 
     // Pre-activations of steps s0 to s1: bias + W x, for this thread's rows or panels.
     void input_product(Index s0, Index s1, const S* packed, const Division& mine) {
-        const S** from = from_ + mine.rank * chunk_ * N;
-        S* rounded = inputs_ + mine.rank * chunk_ * N * I;
+        const O** from = from_ + mine.rank * chunk_ * N;
+        O* copy = inputs_ + mine.rank * chunk_ * N * deep<O>(I);
         Index count = 0;
         for (Index s = s0; s < s1; ++s) {
             const Index t = schedule_.time(s), rows = mine.own_rows(schedule_.active(t));
             begins(mine, s) = count;
             for (Index i = 0; i < rows; ++i, ++count) {
-                from[count] = c_.x + (t * N + schedule_.sequence(mine.row(i))) * I;
-                if (!c_.round_bf16) continue;
-                S* copy = rounded + count * I;
-                std::memcpy(copy, from[count], static_cast<std::size_t>(I) * sizeof(S));
-                round_all(copy, I);
-                from[count] = copy;
+                const S* x = c_.x + (t * N + schedule_.sequence(mine.row(i))) * I;
+                if constexpr (copies) {
+                    for (Index k = 0; k < deep<O>(I); k += W)
+                        store(copy + k, k < I ? load(x + k, min(W, I - k)) : Vec<S>{}, min(W, deep<O>(I) - k));
+                    from[count] = copy;
+                    copy += deep<O>(I);
+                } else {
+                    from[count] = x;
+                }
             }
         }
         Division tiles = mine;
         if (mine.by_rows) tiles = {false, 0, 1};
-        tiles.tiles(weights_.panels, count, G == 4 ? max_rows<4> : max_rows<3>, [&](Index p, Index first, Index last) {
-            S own[PackedWeights<S>::bias_rows * W];
+        tiles.tiles(weights_.panels, count, G == 4 ? max_rows<O, 4> : max_rows<O, 3>, [&](Index p, Index first, Index last) {
+            S own[PackedWeights<S, O>::bias_rows * W];
             const S* bias = bias_of(p, packed, own);
             S* sums = before(p, mine, first);
             for (Index r = 0; r < last - first; ++r)
@@ -165,20 +175,20 @@ template <class S> class ForwardPass {
 
     // Adds to `to` the product of some rows and panel p of the input weights, or of the hidden weights.
     template <int NV>
-    void input_gates(Index p, Index rows, const S* const* a, const S* packed, const Division& mine, S* to) const {
-        if (packed != nullptr) return product<S, NV>(rows, I, a, packed + weights_.input_at(p), to);
-        product<S, NV>(rows, I, a, unpacked<NV>(c_.w_ih, p, I, mine), to);
+    void input_gates(Index p, Index rows, const O* const* a, const S* packed, const Division& mine, S* to) const {
+        if (packed != nullptr) return product<O, NV>(rows, I, a, weights_.operands(packed) + weights_.input_at(p), to);
+        product<O, NV>(rows, I, a, unpacked<NV>(c_.w_ih, p, I, mine), to);
     }
     template <int NV>
-    void hidden_gates(Index p, Index rows, const S* const* a, const S* packed, const Division& mine, S* to) const {
-        if (packed != nullptr) return product<S, NV>(rows, H, a, packed + weights_.hidden_at(p), to);
-        product<S, NV>(rows, H, a, unpacked<NV>(c_.w_hh, p, H, mine), to);
+    void hidden_gates(Index p, Index rows, const O* const* a, const S* packed, const Division& mine, S* to) const {
+        if (packed != nullptr) return product<O, NV>(rows, H, a, weights_.operands(packed) + weights_.hidden_at(p), to);
+        product<O, NV>(rows, H, a, unpacked<NV>(c_.w_hh, p, H, mine), to);
     }
-    template <int NV> Unpacked<S, NV> unpacked(const S* weight, Index p, Index depth, const Division& mine) const {
+    template <int NV> Unpacked<O, NV> unpacked(const S* weight, Index p, Index depth, const Division& mine) const {
         const Index count = min(W, H - p * W);
-        return {weight + p * W * depth, depth, H, {count, count, count, count}, c_.round_bf16, block(mine)};
+        return {weight + p * W * depth, depth, H, {count, count, count, count}, depth, block(mine)};
     }
-    S* block(const Division& mine) const { return blocks_ + mine.rank * block_size<S>; }
+    O* block(const Division& mine) const { return blocks_ + mine.rank * block_size<O>; }
 
     void step(Index s, const S* packed, const Division& mine, const Team& team, S* tile) {
         if (c_.edit_rows == nullptr) step_with<false>(s, packed, mine, team, tile);
@@ -188,27 +198,27 @@ template <class S> class ForwardPass {
         const Index t = schedule_.time(s), active = schedule_.active(t);
         switch (c_.cell) {
             case Cell::lstm:
-                return mine.tiles(weights_.panels, active, max_rows<4>, [&](Index p, Index first, Index last) {
+                return mine.tiles(weights_.panels, active, max_rows<O, 4>, [&](Index p, Index first, Index last) {
                     lstm_tile<editing>(s, p, first, last, packed, mine);
                 });
             case Cell::gru_after:
-                return mine.tiles(weights_.panels, active, max_rows<3>, [&](Index p, Index first, Index last) {
+                return mine.tiles(weights_.panels, active, max_rows<O, 3>, [&](Index p, Index first, Index last) {
                     gru_after_tile<editing>(s, p, first, last, packed, mine, tile);
                 });
             case Cell::gru_before:
-                mine.tiles(weights_.panels, active, max_rows<2>, [&](Index p, Index first, Index last) {
+                mine.tiles(weights_.panels, active, max_rows<O, 2>, [&](Index p, Index first, Index last) {
                     reset_update_tile<editing>(s, p, first, last, packed, mine, tile);
                 });
                 if (!mine.by_rows) team.wait();  // r * h of all units enters each unit's candidate
-                return mine.tiles(weights_.candidate.panels(), active, max_rows<4>,
+                return mine.tiles(weights_.candidate.panels(), active, max_rows<O, 4>,
                                   [&](Index p, Index first, Index last) {
                                       candidate_tile<editing>(s, p, first, last, packed, mine, tile);
                                   });
         }
     }
 
-    void rows_of(const S* matrix, Index first, Index last, const Division& mine, const S** rows) const {
-        for (Index i = first; i < last; ++i) rows[i - first] = matrix + mine.row(i) * stride_;
+    void rows_of(const O* matrix, Index first, Index last, const Division& mine, const O** rows) const {
+        for (Index i = first; i < last; ++i) rows[i - first] = matrix + mine.row(i) * operand_stride_;
     }
 
     // What the end of a row's step needs, whichever cell it is.
@@ -242,7 +252,7 @@ template <class S> class ForwardPass {
     // The new hidden state of some units, and what is carried beside it (LSTM: c, GRU: h itself).
     GG_INLINE void finish(Index s, const Row& r, Index unit, Index count, Vec<S> h, Vec<S> carried) {
         store(c_.hidden + r.at * H + unit, h, count);
-        store(h_[(s + 1) % 2] + r.row * stride_ + unit, r.clear ? Vec<S>{} : operand(h), count);
+        store(h_[(s + 1) % 2] + r.row * operand_stride_ + unit, r.clear ? Vec<S>{} : h, count);
         store(carry_ + r.row * stride_ + unit, r.clear ? Vec<S>{} : carried, count);
         if (!r.is_last) return;
         const Index n = r.at % N;
@@ -252,7 +262,7 @@ template <class S> class ForwardPass {
 
     template <bool editing>
     void lstm_tile(Index s, Index p, Index first, Index last, const S* packed, const Division& mine) {
-        const S* rows[tile_rows];
+        const O* rows[tile_rows];
         rows_of(h_[s % 2], first, last, mine, rows);
         const Index unit = p * W, count = min(W, H - unit);
         S* sum = before(p, mine, begins(mine, s) + first);
@@ -278,10 +288,10 @@ template <class S> class ForwardPass {
 
     template <bool editing>
     void gru_after_tile(Index s, Index p, Index first, Index last, const S* packed, const Division& mine, S* tile) {
-        const S* rows[tile_rows];
+        const O* rows[tile_rows];
         rows_of(h_[s % 2], first, last, mine, rows);
         const Index unit = p * W, count = min(W, H - unit);
-        S own[PackedWeights<S>::bias_rows * W];
+        S own[PackedWeights<S, O>::bias_rows * W];
         const Vec<S> bias = load(bias_of(p, packed, own) + 3 * W);
         const S* input = before(p, mine, begins(mine, s) + first);
         for (Index i = 0; i < last - first; ++i) {
@@ -312,7 +322,7 @@ template <class S> class ForwardPass {
 
     template <bool editing>
     void reset_update_tile(Index s, Index p, Index first, Index last, const S* packed, const Division& mine, S* tile) {
-        const S* rows[tile_rows];
+        const O* rows[tile_rows];
         rows_of(h_[s % 2], first, last, mine, rows);
         const Index unit = p * W, count = min(W, H - unit);
         S* input = before(p, mine, begins(mine, s) + first);
@@ -330,22 +340,22 @@ template <class S> class ForwardPass {
                 store(r.gates + H + unit, keep, count);
             }
             const Vec<S> old = load(carry_ + r.row * stride_ + unit, count);
-            store(reset_h_ + r.row * stride_ + unit, operand(reset * old), count);
+            store(reset_h_ + r.row * operand_stride_ + unit, reset * old, count);
         }
     }
 
     template <int NV>
-    void candidates(Index p, Index rows, const S* const* a, const S* panel, const Division& mine, S* to) const {
-        if (panel != nullptr) return product<S, NV>(rows, H, a, panel, to);
+    void candidates(Index p, Index rows, const O* const* a, const O* panel, const Division& mine, S* to) const {
+        if (panel != nullptr) return product<O, NV>(rows, H, a, panel, to);
         const Columns& cut = weights_.candidate;
-        Unpacked<S, NV> source{c_.w_hh + (2 * H + cut.first(p)) * H, H, W, {}, c_.round_bf16, block(mine)};
+        Unpacked<O, NV> source{c_.w_hh + (2 * H + cut.first(p)) * H, H, W, {}, H, block(mine)};
         for (int v = 0; v < NV; ++v) source.count[v] = min(W, cut.count(p) - v * W);
-        product<S, NV>(rows, H, a, source, to);
+        product<O, NV>(rows, H, a, source, to);
     }
 
     template <bool editing>
     void candidate_tile(Index s, Index p, Index first, Index last, const S* packed, const Division& mine, S* tile) {
-        const S* rows[tile_rows];
+        const O* rows[tile_rows];
         rows_of(reset_h_, first, last, mine, rows);
         const Columns& cut = weights_.candidate;
         const Index unit0 = cut.first(p);
@@ -354,7 +364,7 @@ template <class S> class ForwardPass {
         for (int v = 0; v < vectors; ++v) input[v] = before(unit0 / W + v, mine, begins(mine, s) + first);
         for (Index i = 0; i < last - first; ++i)
             for (int v = 0; v < vectors; ++v) store(tile + (i * vectors + v) * W, load(input[v] + (i * 3 + 2) * W));
-        const S* panel = packed == nullptr ? nullptr : packed + weights_.candidate_at(p);
+        const O* panel = packed == nullptr ? nullptr : weights_.operands(packed) + weights_.candidate_at(p);
         switch (vectors) {
             case 1: candidates<1>(p, last - first, rows, panel, mine, tile); break;
             case 2: candidates<2>(p, last - first, rows, panel, mine, tile); break;
@@ -378,22 +388,22 @@ template <class S> class ForwardPass {
 
     const Forward<S>& c_;
     const Index T, N, I, H;
-    const PackedWeights<S> weights_;
+    const PackedWeights<S, O> weights_;
     const int G;
-    const Index stride_;  // between rows of the states: one vector more than needed, so that rows share no cache set
+    const Index stride_, operand_stride_;  // between rows of the states, and of what of them enters products
     const bool once_;  // each weight is met once: it is packed where it is needed, and not kept
     const Plan plan_;
     const Index chunk_;
     Schedule schedule_;
     S* packed_ = nullptr;
-    S* blocks_ = nullptr;
-    S* h_[2] = {};  // the hidden state that enters a step and the one that leaves it
+    O* blocks_ = nullptr;
+    O* h_[2] = {};  // the hidden state that enters a step and the one that leaves it
     S* carry_ = nullptr;
-    S* reset_h_ = nullptr;
+    O* reset_h_ = nullptr;
     S* before_ = nullptr;
-    S* inputs_ = nullptr;
+    O* inputs_ = nullptr;  // as operands, where x is not
     S* tiles_ = nullptr;
-    const S** from_ = nullptr;
+    const O** from_ = nullptr;
     Index* begins_ = nullptr;
 };
 

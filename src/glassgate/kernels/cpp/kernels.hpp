@@ -47,7 +47,7 @@ template <class S> struct Forward {
     const std::int64_t* lengths;  // [N], each from 0 to T, null: all T
     const std::uint8_t* resets;   // [T, N], null: none
     bool reverse;
-    bool round_bf16;  // float only: weights, inputs and hidden state enter the products rounded to bfloat16
+    bool bf16;        // float only: weights, inputs and hidden state enter the products rounded to bfloat16
     S* hidden;        // out [T, N, H]
     S* state;         // out [T, N, H], null: not wanted. LSTM: cell states c'; GRU after: m; GRU before: unused
     S* gates;         // out [T, N, G, H] after their activations, null: not wanted
@@ -71,7 +71,7 @@ template <class S> struct Backward {
     const std::int64_t* lengths;
     const std::uint8_t* resets;
     bool reverse;
-    bool round_bf16;
+    bool bf16;
     const S* hidden;  // as Forward wrote them
     const S* state;
     const S* gates;
@@ -91,10 +91,10 @@ template <class S> struct Backward {
 
 // How many S the packed weights of a model take, and the packing itself: w_ih, w_hh and the biases in the order in which
 // the kernels read them. What is packed under one instruction set is read under the same one only.
-template <class S> std::size_t packed_size(Cell cell, std::int64_t I, std::int64_t H);
+template <class S> std::size_t packed_size(Cell cell, std::int64_t I, std::int64_t H, bool bf16);
 template <class S>
 void pack(Cell cell, std::int64_t I, std::int64_t H, const S* w_ih, const S* w_hh, const S* b_ih, const S* b_hh,
-          bool round_bf16, S* packed);
+          bool bf16, S* packed);
 
 // One step is a sequence with T = 1: there is no second body. Both throw std::bad_alloc when scratch memory is short,
 // before anything is written.

@@ -6,8 +6,8 @@
 
 namespace glassgate::kernels::GG_ISA {
 
-// Where the packed weights of a model lie: biases, then the input panels, then the hidden panels.
-template <class S> struct PackedWeights {
+// Where the packed weights of a model lie: biases, then as operands the input panels, then the hidden panels.
+template <class S, class O> struct PackedWeights {
     PackedWeights(Cell cell, Index I, Index H)
         : cell(cell), I(I), H(H), gates(gate_count(cell)), panels(ceil_div(H, width<S>)),
           candidate(columns_of<S>(H)) {}
@@ -22,51 +22,42 @@ template <class S> struct PackedWeights {
     static constexpr int bias_rows = 4;  // one for each gate; GRU after: r, z, n of the input side, n of the hidden side
 
     Index bias_at(Index p) const { return p * bias_rows * width<S>; }
-    Index input_at(Index p) const { return panels * bias_rows * width<S> + p * I * gates * width<S>; }
-    Index hidden_at(Index p) const { return input_at(panels) + p * H * hidden_gates() * width<S>; }
-    Index candidate_at(Index p) const { return hidden_at(panels) + candidate.offset(p, H); }
-    Index size() const {
-        return hidden_at(panels) + (cell == Cell::gru_before ? candidate.packed<S>(H) : 0);
+    Index input_at(Index p) const { return p * deep<O>(I) * gates * width<S>; }
+    Index hidden_at(Index p) const { return input_at(panels) + p * deep<O>(H) * hidden_gates() * width<S>; }
+    Index candidate_at(Index p) const { return hidden_at(panels) + candidate.offset(p, deep<O>(H)); }
+
+    O* operands(S* packed) const { return reinterpret_cast<O*>(packed + bias_at(panels)); }
+    const O* operands(const S* packed) const { return reinterpret_cast<const O*>(packed + bias_at(panels)); }
+    Index size() const {  // in S
+        const Index behind = cell == Cell::gru_before ? candidate.packed<S>(deep<O>(H)) : 0;
+        return bias_at(panels) + ceil_div((hidden_at(panels) + behind) * static_cast<Index>(sizeof(O)), sizeof(S));
     }
 
     // Thread `rank` of `size` packs its share.
-    void pack(const S* w_ih, const S* w_hh, const S* b_ih, const S* b_hh, bool bf16, S* to, Index rank,
-              Index size) const {
+    void pack(const S* w_ih, const S* w_hh, const S* b_ih, const S* b_hh, S* packed, Index rank, Index size) const {
         const Range mine = share(panels, rank, size);
+        O* to = operands(packed);
         for (Index p = mine.begin; p < mine.end; ++p) {
-            pack_bias(b_ih, b_hh, p, to + bias_at(p));
+            pack_bias(b_ih, b_hh, p, packed + bias_at(p));
             pack_gate_panel(w_ih, gates, H, I, p, to + input_at(p));
             pack_gate_panel(w_hh, hidden_gates(), H, H, p, to + hidden_at(p));
-            if (bf16) {
-                round_all(to + input_at(p), input_at(p + 1) - input_at(p));
-                round_all(to + hidden_at(p), hidden_at(p + 1) - hidden_at(p));
-            }
         }
         if (cell != Cell::gru_before) return;
         const Range wide = share(candidate.panels(), rank, size);
-        for (Index p = wide.begin; p < wide.end; ++p) {
-            S* panel = to + candidate_at(p);
-            pack_transposed_panel(w_hh + 2 * H * H, H, candidate, p, panel);
-            if (bf16) round_all(panel, round_up(candidate.count(p), width<S>) * H);
-        }
+        for (Index p = wide.begin; p < wide.end; ++p)
+            pack_transposed_panel(w_hh + 2 * H * H, H, candidate, p, to + candidate_at(p));
     }
 
     void pack_bias(const S* b_ih, const S* b_hh, Index p, S* to) const {
         constexpr Index W = width<S>;
         const bool apart = cell == Cell::gru_after;  // r (U_n h + b_hn) keeps the candidate's two biases apart
-        for (Index row = 0; row < bias_rows; ++row)
-            for (Index lane = 0; lane < W; ++lane) {
-                const Index unit = p * W + lane;
-                S sum = S(0);
-                if (unit < H && row < gates) {
-                    const bool hidden_side = !(apart && row == 2);
-                    if (b_ih != nullptr) sum += b_ih[row * H + unit];
-                    if (b_hh != nullptr && hidden_side) sum += b_hh[row * H + unit];
-                } else if (unit < H && apart && b_hh != nullptr) {
-                    sum = b_hh[2 * H + unit];
-                }
-                to[row * W + lane] = sum;
-            }
+        const Index unit = p * W, count = min(W, H - unit);
+        const auto part = [&](const S* bias, Index gate) {
+            return bias == nullptr ? Vec<S>{} : load(bias + gate * H + unit, count);
+        };
+        for (Index row = 0; row < gates; ++row)
+            store(to + row * W, part(b_ih, row) + (apart && row == 2 ? Vec<S>{} : part(b_hh, row)));
+        if (gates < bias_rows) store(to + 3 * W, apart ? part(b_hh, 2) : Vec<S>{});
     }
 };
 

@@ -6,11 +6,15 @@
 
 namespace glassgate::kernels {
 
-template <class S> struct Entries {
+template <class S> struct Passes {
     void (*forward)(const Forward<S>&);
     void (*backward)(const Backward<S>&);
     std::size_t (*packed_size)(Cell, std::int64_t, std::int64_t);
-    void (*pack)(Cell, std::int64_t, std::int64_t, const S*, const S*, const S*, const S*, bool, S*);
+    void (*pack)(Cell, std::int64_t, std::int64_t, const S*, const S*, const S*, const S*, S*);
+};
+
+template <class S> struct Entries {
+    Passes<S> passes;
     void (*sigmoid)(const S*, S*, std::int64_t);
     void (*tanh)(const S*, S*, std::int64_t);
     void (*softmax_loss)(const SoftmaxLoss<S>&);
