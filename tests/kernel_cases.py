@@ -42,7 +42,7 @@ class Case(NamedTuple):
 def make(
     cell: str, T: int, N: int, I: int, H: int, seed: int = 0, dtype: Any = np.float64, **kind: Any
 ) -> Case:
-    """A case with normal entries; `kind`: bias, state, lengths, resets, reverse (false unless given), precision."""
+    """A case with normal entries; `kind`: bias, state, lengths, resets, reverse (all false), precision."""
     rng = np.random.default_rng(seed)
     G = 4 if cell == "lstm" else 3
 
@@ -70,7 +70,7 @@ def make(
 
 @st.composite
 def cases(draw: Any, dtype: Any = np.float64, largest: int = 40) -> Case:
-    """Any cell, size, option and, of float32, precision; sizes from 0 (H from 1), across the edges of vectors and blocks."""
+    """Any cell, size, option, precision; sizes from 0 (H from 1), across the edges of vectors and blocks."""
     sizes = [draw(st.integers(0, 7)), draw(st.integers(0, 13)), draw(st.integers(0, largest))]
     sizes.append(draw(st.integers(1, largest)))
     kind: dict[str, Any] = {

@@ -122,7 +122,7 @@ def test_nan_in_one_sequence_stays_in_it(cell: str) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_bf16_rounds_what_enters_the_products(cell: str) -> None:
-    """With weights, inputs and one step from h0 = 0 that bfloat16 holds exactly, only the order of sums may change."""
+    """With weights, inputs and one step from h0 = 0 that bfloat16 holds, only sums change their order."""
     case = make(cell, 1, 6, 17, 21, dtype=np.float32, bias=True)
     exact = case._replace(
         x=_bf16(case.x), weights=(_bf16(case.weights[0]), _bf16(case.weights[1]), *case.weights[2:])
@@ -145,7 +145,7 @@ def test_bf16_rounds_what_enters_the_products(cell: str) -> None:
 )
 @pytest.mark.parametrize("ragged", [False, True])
 def test_bf16_is_near_float32(cell: str, size: tuple[int, ...], ragged: bool) -> None:
-    """Across the edges of blocks of 16 rows, units of 32 products and chunks of steps, forward and backward."""
+    """Across the edges of blocks of 16 rows, units of 32 products and chunks of steps, both ways."""
     case = make(cell, *size, dtype=np.float32, bias=True, state=True, lengths=ragged, resets=ragged)
     d = np.random.default_rng(3).standard_normal((size[0], size[1], size[3])).astype(np.float32)
     saved = forward(case)
