@@ -68,11 +68,13 @@ template <class S, class O> class BackwardPass {
     // Each gate's rows by themselves, so that a product may begin and end with any of them.
     void pack_columns(const S* weights, const Columns& cut, O* to, const Team& team) const {
         const Range mine = share(cut.panels(), team.rank, team.size);
-        for (Index p = mine.begin; p < mine.end; ++p)
-            for (Index g = 0; g < G; ++g) {
+        for (Index p = mine.begin; p < mine.end; ++p) {
+            O* panel = to + cut.offset(p, G * part_);
+            for (Index g = 0; g < G; ++g, panel += part_ * cut.template vectors<S>(p) * W) {
                 const auto row = [&](Index k) { return weights + (g * H + k) * cut.columns; };
-                pack_column_panel(row, H, cut, p, to + cut.offset(p, G * part_) + g * part_ * cut.template vectors<S>(p) * W);
+                pack_column_panel(row, H, cut, p, panel);
             }
+        }
     }
 
     static GG_INLINE Vec<S> load_or_zero(const S* from, Index at, Index count) {
@@ -222,7 +224,8 @@ template <class S, class O> class BackwardPass {
         const O* from[tile_rows];
         for (Index i = first; i < last; ++i) from[i - first] = pre_row(s, mine.row(i)) + 2 * part_;
         zero(tile, (last - first) * vectors * W);
-        product<O>(vectors, last - first, part_, from, w_hh_ + hidden_cut_.offset(p, G * part_) + 2 * part_ * vectors * W, tile);
+        const O* candidate = w_hh_ + hidden_cut_.offset(p, G * part_) + 2 * part_ * vectors * W;
+        product<O>(vectors, last - first, part_, from, candidate, tile);
         for (Index i = first; i < last; ++i) {
             const Index row = mine.row(i), n = schedule_.sequence(row);
             for (int v = 0; v < vectors; ++v) {

@@ -32,13 +32,16 @@ struct Choice {
     const Table* table;
     const Passes<float>* bf16;
     bool available;
+    bool preferred = true;  // to those below it
 };
 
 Choice choose() {
     const Choice all[] = {
 #if defined(GLASSGATE_X86_BF16)
         {"amx", &avx512::table, &amx::bf16_passes, has_avx512() && has_matrix_tiles()},
-        {"avx512bf16", &avx512::table, &avx512bf16::bf16_passes, has_avx512() && __builtin_cpu_supports("avx512bf16")},
+        // Intel's instruction for it does half of what two of float32 do in its time (docs/performance-log.md).
+        {"avx512bf16", &avx512::table, &avx512bf16::bf16_passes, has_avx512() && __builtin_cpu_supports("avx512bf16"),
+         !__builtin_cpu_is("intel")},
 #endif
 #if defined(GLASSGATE_X86)
         {"avx512", &avx512::table, &avx512::bf16_passes, has_avx512()},
@@ -50,7 +53,7 @@ Choice choose() {
     std::string names;
     for (const Choice& one : all) {
         if (wanted == nullptr || *wanted == '\0') {
-            if (one.available) return one;
+            if (one.available && one.preferred) return one;
             continue;
         }
         if (std::strcmp(wanted, one.name) == 0) {

@@ -4,36 +4,17 @@
 #include "packed.hpp"
 #include "sequence.hpp"
 
+#include <type_traits>
+
 namespace glassgate::kernels::GG_ISA {
-
-// How many threads a call is worth, and whether they share rows or tiles. The results do not depend on it.
-struct Plan {
-    int threads;
-    bool by_rows;
-};
-inline Plan plan_for(const Sizes& z, int gates, Index element) {
-    const double step = 2.0 * static_cast<double>(z.N) * gates * z.H * z.H;
-    const double total = z.T * (step + 2.0 * z.N * gates * z.H * z.I);
-    const int most = kernels::threads();
-    if (most <= 1 || total < 4e5) return {1, false};
-    const Index weights = gates * z.H * z.H * element;
-    const bool by_rows = z.N >= 2 * most && (weights <= 256 * 1024 || step < 4e5);
-    if (!by_rows && z.T > 1 && step < 6e4) return {1, false};  // a step would last no longer than its barrier
-    return {most, by_rows};
-}
-
-// Steps of a chunk of about `rows` rows: enough for the large products, few enough for the outer caches.
-inline Index chunk_steps(const Sizes& z, Index rows) { return max(1, min(z.T, rows / max(1, z.N))); }
-inline Index forward_rows(const Sizes& z, int gates, Index element) {
-    return min(512, max(128, (1 << 20) / max(1, gates * z.H * element)));
-}
 
 template <class S, class O> class ForwardPass {
   public:
     explicit ForwardPass(const Forward<S>& call)
         : c_(call), T(call.sizes.T), N(call.sizes.N), I(call.sizes.I), H(call.sizes.H),
           weights_(call.cell, I, H), G(weights_.gates), stride_(row_stride<S>(H)), operand_stride_(row_stride<O>(H)),
-          once_(call.packed == nullptr && T == 1 && N <= tile_rows), plan_(plan()), chunk_(chunk_steps(call.sizes, forward_rows(call.sizes, G, sizeof(S)))) {}
+          once_(call.packed == nullptr && T == 1 && N <= tile_rows), plan_(plan()),
+          chunk_(chunk_steps(call.sizes, forward_rows(call.sizes, G, sizeof(S)))) {}
 
     void run() {
         Cutter count(nullptr);
@@ -46,7 +27,7 @@ template <class S, class O> class ForwardPass {
 
   private:
     static constexpr Index W = width<S>;
-    static constexpr bool copies = sizeof(O) != sizeof(S);  // whether x must become an operand first
+    static constexpr bool copies = !std::is_same_v<O, S>;  // whether x must become an operand first
 
     // Who packs a panel as he needs it shares the work by panels.
     Plan plan() const {
@@ -68,8 +49,8 @@ template <class S, class O> class ForwardPass {
         begins_ = cutter.take<Index>(plan_.threads * chunk_);
     }
 
-    // Pre-activations of a chunk of steps lie panel by panel: [rows][G][width], the rows of all its steps in turn, so that a
-    // product adds to them where they lie. Threads that keep their own rows keep them in their own part.
+    // Pre-activations of a chunk of steps lie panel by panel: [rows][G][width], the rows of all its steps in turn, so that
+    // a product adds to them where they lie. Threads that keep their own rows keep them in their own part.
     Index before_panel() const { return (plan_.by_rows ? plan_.threads : 1) * part_rows() * G * W; }
     Index part_rows() const { return chunk_ * (plan_.by_rows ? ceil_div(N, plan_.threads) : N); }
     S* before(Index p, const Division& mine, Index index) const {
@@ -176,12 +157,14 @@ template <class S, class O> class ForwardPass {
     // Adds to `to` the product of some rows and panel p of the input weights, or of the hidden weights.
     template <int NV>
     void input_gates(Index p, Index rows, const O* const* a, const S* packed, const Division& mine, S* to) const {
-        if (packed != nullptr) return product<O, NV>(rows, I, a, weights_.operands(packed) + weights_.input_at(p), to);
+        if (packed != nullptr)
+            return product<O, NV>(rows, I, a, weights_.operands(packed) + weights_.input_at(p), to);
         product<O, NV>(rows, I, a, unpacked<NV>(c_.w_ih, p, I, mine), to);
     }
     template <int NV>
     void hidden_gates(Index p, Index rows, const O* const* a, const S* packed, const Division& mine, S* to) const {
-        if (packed != nullptr) return product<O, NV>(rows, H, a, weights_.operands(packed) + weights_.hidden_at(p), to);
+        if (packed != nullptr)
+            return product<O, NV>(rows, H, a, weights_.operands(packed) + weights_.hidden_at(p), to);
         product<O, NV>(rows, H, a, unpacked<NV>(c_.w_hh, p, H, mine), to);
     }
     template <int NV> Unpacked<O, NV> unpacked(const S* weight, Index p, Index depth, const Division& mine) const {

@@ -1,4 +1,4 @@
-// The passes whose products take bfloat16, for one instruction set: in a file of their own, since some sets add nothing else.
+// The passes whose products take bfloat16, for one instruction set. A file of their own: some sets add nothing else.
 #include "passes.hpp"
 
 namespace glassgate::kernels::GG_ISA {

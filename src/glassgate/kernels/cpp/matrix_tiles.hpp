@@ -1,7 +1,7 @@
 // Products of bfloat16 on tile registers (AMX): 16 rows of 32 values times 32 rows of 16 lanes, added to 16 x 16 floats.
 //
-// What a tile holds of a panel is what lies there: 16 pairs of k, each with 16 lanes of two. The sums of an element depend on
-// the depth alone: a chain over its tiles that begins with what the element was.
+// What a tile holds of a panel is what lies there: 16 pairs of k, each with 16 lanes of two. The sums of an element depend
+// on the depth alone: a chain over its tiles that begins with what the element was.
 #pragma once
 
 #include "product.hpp"

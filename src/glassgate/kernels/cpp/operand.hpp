@@ -1,7 +1,8 @@
 // What enters a product: numbers of S as they are, or rounded to bfloat16, the upper half of a float.
 //
-// A product reads bfloat16 two at a time: the values of k and k + 1 lie side by side in one lane of a panel, and the depth
-// is filled up with zeros to whole units, in the rows and in the panels alike. Sums and states stay in float.
+// Where instructions multiply bfloat16 they read two at a time: the values of k and k + 1 lie side by side in one lane of a
+// panel, and the depth is filled up with zeros to whole units, in the rows and in the panels alike. Elsewhere a rounded
+// value stays a float: to widen it again and again would cost more than its shortness gains. Sums and states are float.
 #pragma once
 
 #include "simd.hpp"
@@ -13,9 +14,17 @@ GG_INLINE Index max(Index a, Index b) { return a > b ? a : b; }
 GG_INLINE Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
 GG_INLINE Index round_up(Index a, Index b) { return ceil_div(a, b) * b; }
 
+#if defined(__AVX512BF16__)
+inline constexpr bool short_bf16 = true;
 struct Bf16 {
     std::uint16_t bits;
 };
+#else
+inline constexpr bool short_bf16 = false;
+struct Bf16 {
+    float value;
+};
+#endif
 
 // `together`: how many values of k share a lane. `unit`: what the depth of a product is a multiple of.
 template <class O> struct Operand {
@@ -24,11 +33,10 @@ template <class O> struct Operand {
 };
 template <> struct Operand<Bf16> {
     using Sum = float;
-    static constexpr Index together = 2;
 #if defined(__AMX_BF16__)
-    static constexpr Index unit = 32;  // a row of a tile
+    static constexpr Index together = 2, unit = 32;  // a row of a tile
 #else
-    static constexpr Index unit = 2;
+    static constexpr Index together = short_bf16 ? 2 : 1, unit = together;
 #endif
 };
 template <class O> using Sum = typename Operand<O>::Sum;
@@ -46,6 +54,7 @@ GG_INLINE Mask<float> nearest_bf16(Vec<float> x) {
     return x == x ? bits + 0x7fff + ((bits >> 16) & 1) : (bits | 0x400000);
 }
 
+#if defined(__AVX512BF16__)
 typedef std::uint16_t Halves __attribute__((vector_size(GG_VECTOR_BYTES / 2)));
 
 GG_INLINE void store(Bf16* to, Vec<float> x, Index count) {
@@ -53,7 +62,6 @@ GG_INLINE void store(Bf16* to, Vec<float> x, Index count) {
     if (count >= width<float>) std::memcpy(to, &halves, sizeof halves);
     else for (Index i = 0; i < count; ++i) to[i].bits = halves[i];
 }
-
 // The first `count` values as they lie, each in the lower half of its lane.
 GG_INLINE Mask<float> load_bits(const Bf16* from, Index count) {
     Halves halves{};
@@ -62,12 +70,22 @@ GG_INLINE Mask<float> load_bits(const Bf16* from, Index count) {
     return __builtin_convertvector(halves, Mask<float>);
 }
 GG_INLINE Vec<float> load(const Bf16* from, Index count) { return (Vec<float>)(load_bits(from, count) << 16); }
+#else
+GG_INLINE void store(Bf16* to, Vec<float> x, Index count) {
+    store(&to->value, (Vec<float>)(nearest_bf16(x) & ~0xffff), count);
+}
+GG_INLINE Vec<float> load(const Bf16* from, Index count) { return load(&from->value, count); }
+#endif
 
 // One vector of a panel: the values of `together` neighbouring k for each lane.
 template <class S> GG_INLINE void put(S* to, const Vec<S>* rows) { store(to, rows[0]); }
 GG_INLINE void put(Bf16* to, const Vec<float>* rows) {
-    const Mask<float> both = ((nearest_bf16(rows[0]) >> 16) & 0xffff) | (nearest_bf16(rows[1]) & ~0xffff);
-    std::memcpy(to, &both, sizeof both);
+    if constexpr (short_bf16) {
+        const Mask<float> both = ((nearest_bf16(rows[0]) >> 16) & 0xffff) | (nearest_bf16(rows[1]) & ~0xffff);
+        std::memcpy(to, &both, sizeof both);
+    } else {
+        store(to, rows[0], width<float>);
+    }
 }
 
 }  // namespace glassgate::kernels::GG_ISA

@@ -1,6 +1,7 @@
 // Matrix products with the right-hand side packed into panels.
 //
-// A panel holds NV vectors for each k, one after the other: [K][NV][width]; of bfloat16 for each two: [K / 2][NV][width][2].
+// A panel holds NV vectors for each k, one after the other: [K][NV][width]; where an instruction multiplies bfloat16, for
+// each two: [K / 2][NV][width][2].
 // A product adds rows of A times one panel to a tile [rows][NV][width] that lies in the first-level cache. It passes over
 // `pass_depth` values of k at a time: each element of the tile grows by one chain of fused multiply-adds from zero for each
 // pass. The order of all sums depends on K alone, not on the number of rows, the width of the panel or the thread: this is
@@ -74,8 +75,8 @@ GG_INLINE void micro(Index depth, const S* const* a, Index offset, const S* pane
         }
 }
 
-// tile[R][NV][width] += a[r][k] * panel[k / 2][NV][width][2]. Without an instruction for it the two of a lane follow one
-// another, each widened to float: the same sums as those of rounded floats.
+#if defined(__AVX512BF16__)
+// tile[R][NV][width] += a[r][k] * panel[k / 2][NV][width][2].
 template <int R, int NV>
 GG_INLINE void micro(Index depth, const Bf16* const* a, Index offset, const Bf16* panel, float* tile) {
     constexpr Index W = width<float>;
@@ -84,37 +85,18 @@ GG_INLINE void micro(Index depth, const Bf16* const* a, Index offset, const Bf16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
         for (int v = 0; v < NV; ++v) sum[r][v] = Vec<float>{};
-    const auto both = [&](int r, Index k) {
-        std::int32_t two;
-        std::memcpy(&two, a[r] + offset + k, sizeof two);
-        return two - Mask<float>{};
-    };
-    for (Index k = 0; k < depth; k += 2) {
-        Mask<float> weight[NV];
-        std::memcpy(weight, panel, sizeof weight);
-#if defined(__AVX512BF16__)
+    for (Index k = 0; k < depth; k += 2, panel += 2 * NV * W) {
+        __m512bh weight[NV];
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) weight[v] = (__m512bh)_mm512_loadu_si512(panel + v * 2 * W);
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
-            const __m512bh x = (__m512bh)both(r, k);
+            std::int32_t two;
+            std::memcpy(&two, a[r] + offset + k, sizeof two);
+            const __m512bh x = (__m512bh)_mm512_set1_epi32(two);
 #pragma GCC unroll 4
-            for (int v = 0; v < NV; ++v)
-                sum[r][v] = (Vec<float>)_mm512_dpbf16_ps((__m512)sum[r][v], x, (__m512bh)weight[v]);
+            for (int v = 0; v < NV; ++v) sum[r][v] = (Vec<float>)_mm512_dpbf16_ps((__m512)sum[r][v], x, weight[v]);
         }
-#else
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-            const Vec<float> x = (Vec<float>)(both(r, k) << 16);
-#pragma GCC unroll 4
-            for (int v = 0; v < NV; ++v) sum[r][v] = fmadd<float>(x, (Vec<float>)(weight[v] << 16), sum[r][v]);
-        }
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-            const Vec<float> x = (Vec<float>)(both(r, k) & ~0xffff);
-#pragma GCC unroll 4
-            for (int v = 0; v < NV; ++v) sum[r][v] = fmadd<float>(x, (Vec<float>)(weight[v] & ~0xffff), sum[r][v]);
-        }
-#endif
-        panel += 2 * NV * W;
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
@@ -124,11 +106,13 @@ GG_INLINE void micro(Index depth, const Bf16* const* a, Index offset, const Bf16
             store(to, load(to) + sum[r][v]);
         }
 }
+#endif
 
 template <class O, int R, int NV, int STRIDE> struct MicroTable {
     static __attribute__((noinline)) void call(Index depth, const O* const* a, Index offset, const O* panel, Sum<O>* tile) {
-        if constexpr (Operand<O>::together == 1) micro<O, R, NV, STRIDE>(depth, a, offset, panel, tile);
-        else micro<R, NV>(depth, a, offset, panel, tile);
+        using S = Sum<O>;
+        if constexpr (Operand<O>::together == 2) return micro<R, NV>(depth, a, offset, panel, tile);
+        else return micro<S, R, NV, STRIDE>(depth, (const S* const*)a, offset, (const S*)panel, tile);
     }
     static GG_INLINE void run(Index rows, Index depth, const O* const* a, Index offset, const O* panel, Sum<O>* tile) {
         if (rows == R) return call(depth, a, offset, panel, tile);
@@ -142,11 +126,12 @@ template <class O, int NV> struct Panel {
     const O* rows(Index k, Index) const { return panel + k * NV * width<Sum<O>>; }
 
     // Asks for part b of `blocks` of the pass that lies behind the one at k: in this panel or at the beginning of the next,
-    // which is most often what comes next. Panels of four vectors only: those of two and three come as fast without it.
-    GG_INLINE void expect(Index k, Index b, Index blocks) const {
-        if (NV < 4 || blocks < 2) return;
+    // which is most often what comes next. Panels of two and three vectors come as fast without it, but for long ones.
+    GG_INLINE void expect(Index k, Index b, Index blocks, Index depth) const {
+        constexpr Index row = NV * width<Sum<O>> * static_cast<Index>(sizeof(O)), is_long = 256 * 1024;
+        if (blocks < 2 || (NV < 4 && depth * row < is_long)) return;
         const char* next = reinterpret_cast<const char*>(rows(k + pass_depth, 0));
-        const Index lines = pass_depth * NV * width<Sum<O>> * static_cast<Index>(sizeof(O)) / 64;
+        const Index lines = pass_depth * row / 64;
         for (Index line = lines * b / blocks; line < lines * (b + 1) / blocks; ++line)
             __builtin_prefetch(next + line * 64, 0, 2);  // into the second-level cache; past the end it does nothing
     }
@@ -177,7 +162,7 @@ inline void product(Index rows, Index depth, const O* const* a, const Source& so
         Index r = 0;
         for (Index b = 0; b < blocks; ++b) {  // row blocks of nearly equal height
             const Index height = (rows - r + blocks - b - 1) / (blocks - b);
-            source.expect(k, b, blocks);
+            source.expect(k, b, blocks, depth);
             MicroTable<O, most, NV, STRIDE>::run(height, now, a + r, k * STRIDE, panel, tile + r * NV * width<Sum<O>>);
             r += height;
         }

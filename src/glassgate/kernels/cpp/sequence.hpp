@@ -131,4 +131,26 @@ struct Division {
     }
 };
 
+// How many threads a call is worth, and whether they share rows or tiles. The results do not depend on it.
+struct Plan {
+    int threads;
+    bool by_rows;
+};
+inline Plan plan_for(const Sizes& z, int gates, Index element) {
+    const double step = 2.0 * static_cast<double>(z.N) * gates * z.H * z.H;
+    const double total = z.T * (step + 2.0 * z.N * gates * z.H * z.I);
+    const int most = kernels::threads();
+    if (most <= 1 || total < 4e5) return {1, false};
+    const Index weights = gates * z.H * z.H * element;
+    const bool by_rows = z.N >= 2 * most && (weights <= 256 * 1024 || step < 4e5);
+    if (!by_rows && z.T > 1 && step < 6e4) return {1, false};  // a step would last no longer than its barrier
+    return {most, by_rows};
+}
+
+// Steps of a chunk of about `rows` rows: enough for the large products, few enough for the outer caches.
+inline Index chunk_steps(const Sizes& z, Index rows) { return max(1, min(z.T, rows / max(1, z.N))); }
+inline Index forward_rows(const Sizes& z, int gates, Index element) {
+    return min(512, max(128, (1 << 20) / max(1, gates * z.H * element)));
+}
+
 }  // namespace glassgate::kernels::GG_ISA

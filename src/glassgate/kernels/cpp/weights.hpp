@@ -16,8 +16,8 @@ template <class S, class O> class WeightGradients {
     // `stride` lies between the rows of r * h.
     WeightGradients(const Backward<S>& call, const Schedule& schedule, Index chunk, Index stride, int threads)
         : c_(call), schedule_(schedule), N(call.sizes.N), I(call.sizes.I), H(call.sizes.H),
-          part_(deep<O>(call.sizes.H)), G(gate_count(call.cell)), parts_(gradient_parts(call.cell)), chunk_(chunk), stride_(stride),
-          threads_(threads), cuts_{columns_of<S>(call.sizes.I, 2), columns_of<S>(call.sizes.H, 2)} {}
+          part_(deep<O>(call.sizes.H)), G(gate_count(call.cell)), parts_(gradient_parts(call.cell)), chunk_(chunk),
+          stride_(stride), threads_(threads), cuts_{columns_of<S>(call.sizes.I, 2), columns_of<S>(call.sizes.H, 2)} {}
 
     void cut(Cutter& cutter) {
         blocks_ = cutter.take<O>(wanted() ? round_up(parts_ * part_, transposed_rows) * transposed_stride(chunk_ * N) : 0);
@@ -34,7 +34,7 @@ template <class S, class O> class WeightGradients {
             if (bias != nullptr) zero_share(bias, G * H, team);
     }
 
-    // Adds steps s0 to s1; `rows` are the gradients of their `count` active rows, `reset_h` the chunk's r * h. Waits inside.
+    // Adds steps s0 to s1; `rows` are the gradients of their `count` active rows, `reset_h` the chunk's r * h; waits inside.
     void add(Index s0, Index s1, const O* const* rows, Index count, const S* reset_h, const Team& team) {
         add_biases(rows, count, share(ceil_div(parts_ * part_, W), team.rank, team.size));
         if (!wanted()) return;
@@ -63,8 +63,8 @@ template <class S, class O> class WeightGradients {
 
   private:
     static constexpr Index W = width<S>;
-    // How the gradients are turned, so that a product reads them as its rows. Numbers of S: in blocks of `high` rows, k by k,
-    // as many as a product takes at once. bfloat16: row by row.
+    // How the gradients are turned, so that a product reads them as its rows: in blocks of `high` rows, k by k, as many as
+    // a product takes at once, or row by row where neighbouring k belong together.
     static constexpr bool by_rows = Operand<O>::together > 1;
     static constexpr Index high = max_rows<O, 2>;
     static constexpr Index transposed_rows = by_rows ? W : high;
@@ -86,16 +86,16 @@ template <class S, class O> class WeightGradients {
         }
     }
     // to[k][high]
-    void copy_block(const S* const* rows, Index count, Index first, S* to) const {
+    void copy_block(const O* const* rows, Index count, Index first, O* to) const {
         const Index valid = min(high, parts_ * H - first);
         if (valid == high)
-            for (Index k = 0; k < count; ++k) std::memcpy(to + k * high, rows[k] + first, high * sizeof(S));
+            for (Index k = 0; k < count; ++k) std::memcpy(to + k * high, rows[k] + first, high * sizeof(O));
         else
             for (Index k = 0; k < count; ++k, to += high)
                 for (Index j = 0; j < valid; ++j) to[j] = rows[k][first + j];
     }
     // to[W][stride]: pairs of k are turned as floats are. Behind `count` come zeros, to the end of a unit at least.
-    void turn_pairs(const Bf16* const* rows, Index count, Index first, Bf16* to) const {
+    template <class Pair> void turn_pairs(const Pair* const* rows, Index count, Index first, Pair* to) const {
         const Index valid = min(W, parts_ * part_ - first), stride = transposed_stride(count);
         for (Index k = 0; k < count; k += 2 * W) {
             Vec<float> pairs[W];
@@ -208,7 +208,8 @@ template <class S, class O> class WeightGradients {
             const O* a[tile_rows];
             for (Index r = 0; r < rows; ++r)
                 a[r] = by_rows ? blocks_ + (m + r) * stride : blocks_ + (m + r) / high * high * count + (m + r) % high;
-            product<O, by_rows ? 1 : static_cast<int>(high)>(vectors, rows, count, a, panel, sums + (m - one.shift) * vectors * W);
+            constexpr int apart = by_rows ? 1 : static_cast<int>(high);
+            product<O, apart>(vectors, rows, count, a, panel, sums + (m - one.shift) * vectors * W);
         }
     }
 
