@@ -8,7 +8,7 @@ Results are the same bits for any number of threads, for a sequence at once or s
 batch with ``lengths`` or each sequence alone, and from run to run. ``docs/kernels.md`` says how, and what may
 be relied on.
 
-The environment variable ``GLASSGATE_ISA`` (baseline, avx2, avx512, avx512bf16, amx) forces an instruction set.
+The environment variable ``GLASSGATE_ISA`` forces an instruction set: baseline, avx2, avx512, avx512bf16, amx.
 """
 
 from glassgate.kernels._calls import Gradients

@@ -17,7 +17,8 @@ _wanted = 0  # what set_num_threads said
 def isa() -> str:
     """Name the instruction set that the kernels use.
 
-    ``"baseline"``, ``"avx2"``, ``"avx512"``, or for bf16 beyond it ``"avx512bf16"`` and ``"amx"``: the best that the machine has, or the one that ``GLASSGATE_ISA`` named at the first import.
+    ``"baseline"``, ``"avx2"``, ``"avx512"``, or for bf16 beyond it ``"avx512bf16"`` and ``"amx"``: the best
+    that the machine has, or the one that ``GLASSGATE_ISA`` named at the first import.
 
     Examples
     --------
