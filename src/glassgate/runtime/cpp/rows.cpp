@@ -5,6 +5,7 @@
 #include "rows.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 namespace glassgate::runtime {
@@ -100,7 +101,8 @@ INLINE void some_rows(Index width, const typename F::Stored* V, const typename F
             Lanes<A> all = sums[m][r][0];
             for (Index chain = 1; chain < chains; ++chain) all += sums[m][r][chain];
             A sum = ((all[0] + all[4]) + (all[2] + all[6])) + ((all[1] + all[5]) + (all[3] + all[7]));
-            for (Index k = j; k < width; ++k) sum += F::one(V[r * width + k]) * h[m * width + k];
+            // Fused by name: left to itself the compiler fuses some copies of this loop and not others.
+            for (Index k = j; k < width; ++k) sum = std::fma(A(F::one(V[r * width + k])), h[m * width + k], sum);
             y[m * stride + r] = sum;
         }
 }
