@@ -214,7 +214,7 @@ class Plan:
             cutoffs = choose_cutoffs(count_words(corpus.train, words), width, batch * options.unroll)
         dropout, decay = recipe.dropout, recipe.weight_decay
         if dropout is None:
-            dropout = choose_dropout(expected)
+            dropout = choose_dropout(tokens, expected)
         if decay is None:
             decay = choose_weight_decay(tokens, expected, rate)
         config = ModelConfig(
