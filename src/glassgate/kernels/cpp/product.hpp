@@ -11,6 +11,7 @@
 #include "operand.hpp"
 
 #include <cstddef>
+#include <type_traits>
 
 namespace glassgate::kernels::GG_ISA {
 
@@ -111,8 +112,15 @@ GG_INLINE void micro(Index depth, const Bf16* const* a, Index offset, const Bf16
 template <class O, int R, int NV, int STRIDE> struct MicroTable {
     static __attribute__((noinline)) void call(Index depth, const O* const* a, Index offset, const O* panel, Sum<O>* tile) {
         using S = Sum<O>;
-        if constexpr (Operand<O>::together == 2) return micro<R, NV>(depth, a, offset, panel, tile);
-        else return micro<S, R, NV, STRIDE>(depth, (const S* const*)a, offset, (const S*)panel, tile);
+        if constexpr (std::is_same_v<O, S>) {
+            micro<S, R, NV, STRIDE>(depth, a, offset, panel, tile);
+        } else if constexpr (Operand<O>::together == 2) {
+            micro<R, NV>(depth, a, offset, panel, tile);
+        } else {
+            const S* rows[R];
+            for (int r = 0; r < R; ++r) rows[r] = &a[r]->value;
+            micro<S, R, NV, STRIDE>(depth, rows, offset, &panel->value, tile);
+        }
     }
     static GG_INLINE void run(Index rows, Index depth, const O* const* a, Index offset, const O* panel, Sum<O>* tile) {
         if (rows == R) return call(depth, a, offset, panel, tile);
