@@ -116,16 +116,16 @@ def choose_dropout(tokens: int, epochs: float) -> float:
     -------
     float
         0.1 up to 3.75 epochs, and 0.3 more for their double; at most 0.5, and for each threefold of
-        700,000 tokens 0.25 less, but not below 0.1.
+        700,000 tokens 0.4 less, but not below 0.1.
 
     Examples
     --------
     >>> [choose_dropout(500_000, epochs) for epochs in (1, 4, 7.5, 15)]
     [0.1, 0.13, 0.4, 0.5]
-    >>> [choose_dropout(tokens, 15) for tokens in (2_100_000, 10_000_000)]
-    [0.25, 0.1]
+    >>> [choose_dropout(tokens, 15) for tokens in (1_000_000, 2_100_000)]
+    [0.37, 0.1]
     """
-    most = max(0.5 - 0.25 * log(max(tokens / SHORT, 1), 3), 0.1)
+    most = max(0.5 - 0.4 * log(max(tokens / SHORT, 1), 3), 0.1)
     return round(min(0.1 + 0.3 * log2(max(epochs / FEW, 1)), most), 2)
 
 
