@@ -95,7 +95,7 @@ def test_one_step_with_weights_not_packed(cell: str, size: tuple[int, ...], prec
     """A single step of at most 64 sequences packs its weights on the way."""
     case = make(cell, 1, *size, seed=7, dtype=np.float32, bias=True, state=True, precision=precision)
     run: Any = _packed(case).forward
-    options = _without(case.options(save=True), "reset", "precision")
+    options = _packed_options(case)
     expected = run(case.x, **case.states(), **options)
     for threads in (1, 2, 3):
         kernels.set_num_threads(threads)
@@ -106,7 +106,7 @@ def test_one_step_with_weights_not_packed(cell: str, size: tuple[int, ...], prec
 @given(case=cases(dtype=np.float32))
 def test_packed_weights_are_the_weights(case: Case) -> None:
     run: Any = _packed(case).forward
-    options = _without(case.options(save=True), "reset", "precision")
+    options = _packed_options(case)
     assert_equal(run(case.x, **case.states(), **options), forward(case))
 
 
@@ -216,5 +216,7 @@ def _packed(case: Case) -> Any:
     return kernels.PackedGRU(*case.weights, reset=case.options()["reset"], precision=case.precision)
 
 
-def _without(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in names}
+def _packed_options(case: Case) -> dict[str, Any]:
+    """Without what packed weights already know."""
+    known = ("reset", "precision")
+    return {name: value for name, value in case.options(save=True).items() if name not in known}

@@ -6,20 +6,8 @@
 #include "output_cases.hpp"
 #include "team.hpp"
 
-#define GLASSGATE_SET(name)                 \
-    namespace glassgate::kernels::name {    \
-    extern const Table table;               \
-    extern const Passes<float> bf16_passes; \
-    }
-GLASSGATE_SET(baseline)
 #if defined(GLASSGATE_X86)
-GLASSGATE_SET(avx2)
-GLASSGATE_SET(wide)  // 64-byte vectors, lowered to AVX2
-GLASSGATE_SET(avx512)
-#endif
-#if defined(GLASSGATE_X86_BF16)
-namespace glassgate::kernels::avx512bf16 { extern const Passes<float> bf16_passes; }
-namespace glassgate::kernels::amx { extern const Passes<float> bf16_passes; }
+namespace glassgate::kernels { GLASSGATE_SET(wide) }  // 64-byte vectors, lowered to AVX2
 #endif
 
 namespace {

@@ -10,21 +10,6 @@
 
 namespace glassgate::kernels {
 
-#define GLASSGATE_SET(name)                 \
-    namespace name {                        \
-    extern const Table table;               \
-    extern const Passes<float> bf16_passes; \
-    }
-GLASSGATE_SET(baseline)
-#if defined(GLASSGATE_X86)
-GLASSGATE_SET(avx2)
-GLASSGATE_SET(avx512)
-#endif
-#if defined(GLASSGATE_X86_BF16)
-namespace avx512bf16 { extern const Passes<float> bf16_passes; }
-namespace amx { extern const Passes<float> bf16_passes; }
-#endif
-
 namespace {
 
 struct Choice {

@@ -4,12 +4,11 @@
 // on the depth alone: a chain over its tiles that begins with what the element was.
 #pragma once
 
-#include "product.hpp"
+#include "operand.hpp"
 
 namespace glassgate::kernels::GG_ISA {
 
 // Every tile is a whole one. A thread sets them up for its part of a call, and gives them back so that others find none.
-template <class O> struct TileRegisters {};
 template <> struct TileRegisters<Bf16> {
     TileRegisters() {
         struct alignas(64) {
@@ -26,8 +25,8 @@ template <> struct TileRegisters<Bf16> {
 
 namespace matrix_tiles {
 
-inline constexpr Index side = 16;  // rows of a tile, and lanes
-inline constexpr Index pass = most_pass<Bf16>;  // depth of a pass: its panel stays in the first-level cache for all rows
+inline constexpr Index side = 16;   // rows of a tile, and lanes
+inline constexpr Index pass = 256;  // depth of a pass: its panel stays in the first-level cache for all rows
 
 // The compiler does not know what the tile instructions read.
 GG_INLINE void settle() { __asm__ volatile("" ::: "memory"); }
@@ -148,16 +147,11 @@ inline void product(Index rows, Index depth, const Bf16* const* a, const Source&
     for (Index k = 0; k < depth && rows > 0; k += pass) {
         const Index now = min(pass, depth - k);
         const Bf16* panel = source.rows(k, now);
-        for (Index r = 0; r < rows;) {
-            const Index most = NV <= 2 && rows - r > side ? 2 * side : side, height = min(most, rows - r);
-            if constexpr (NV <= 2) {
-                if (height > side) two_blocks<NV>(height, now, a + r, k, panel, tile + r * NV * side);
-                else one_block<NV>(height, now, a + r, k, panel, tile + r * NV * side);
-            } else {
-                one_block<NV>(height, now, a + r, k, panel, tile + r * NV * side);
-            }
-            r += height;
-        }
+        Index r = 0;
+        if constexpr (NV <= 2)
+            for (; rows - r > side; r += 2 * side)
+                two_blocks<NV>(min(2 * side, rows - r), now, a + r, k, panel, tile + r * NV * side);
+        for (; r < rows; r += side) one_block<NV>(min(side, rows - r), now, a + r, k, panel, tile + r * NV * side);
     }
 }
 

@@ -15,12 +15,10 @@ GG_INLINE Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
 GG_INLINE Index round_up(Index a, Index b) { return ceil_div(a, b) * b; }
 
 #if defined(__AVX512BF16__)
-inline constexpr bool short_bf16 = true;
 struct Bf16 {
     std::uint16_t bits;
 };
 #else
-inline constexpr bool short_bf16 = false;
 struct Bf16 {
     float value;
 };
@@ -35,12 +33,17 @@ template <> struct Operand<Bf16> {
     using Sum = float;
 #if defined(__AMX_BF16__)
     static constexpr Index together = 2, unit = 32;  // a row of a tile
+#elif defined(__AVX512BF16__)
+    static constexpr Index together = 2, unit = 2;
 #else
-    static constexpr Index together = short_bf16 ? 2 : 1, unit = together;
+    static constexpr Index together = 1, unit = 1;
 #endif
 };
 template <class O> using Sum = typename Operand<O>::Sum;
 template <class O> GG_INLINE Index deep(Index depth) { return round_up(depth, Operand<O>::unit); }
+
+// Registers that a thread sets up for its part of a call: none, but for tiles (matrix_tiles.hpp).
+template <class O> struct TileRegisters {};
 
 // Rows of operands that begin on lines of the cache; one more, so that rows share no cache set.
 template <class O> GG_INLINE Index row_stride(Index count) {
@@ -80,7 +83,7 @@ GG_INLINE Vec<float> load(const Bf16* from, Index count) { return load(&from->va
 // One vector of a panel: the values of `together` neighbouring k for each lane.
 template <class S> GG_INLINE void put(S* to, const Vec<S>* rows) { store(to, rows[0]); }
 GG_INLINE void put(Bf16* to, const Vec<float>* rows) {
-    if constexpr (short_bf16) {
+    if constexpr (Operand<Bf16>::together == 2) {
         const Mask<float> both = ((nearest_bf16(rows[0]) >> 16) & 0xffff) | (nearest_bf16(rows[1]) & ~0xffff);
         std::memcpy(to, &both, sizeof both);
     } else {

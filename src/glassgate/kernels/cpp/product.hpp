@@ -9,6 +9,9 @@
 #pragma once
 
 #include "operand.hpp"
+#if defined(__AMX_BF16__)
+#include "matrix_tiles.hpp"
+#endif
 
 #include <cstddef>
 #include <type_traits>
@@ -39,9 +42,20 @@ template <int NV> inline constexpr int register_rows = NV == 4 ? 3 : NV == 3 ? 4
 template <class O, int NV> inline constexpr int max_rows = register_rows<NV>;
 template <class O> inline constexpr Index most_pass = pass_depth;
 #if defined(__AMX_BF16__)
-template <int NV> inline constexpr int max_rows<Bf16, NV> = 16;
-template <> inline constexpr Index most_pass<Bf16> = 256;
+template <int NV> inline constexpr int max_rows<Bf16, NV> = matrix_tiles::side;
+template <> inline constexpr Index most_pass<Bf16> = matrix_tiles::pass;
 #endif
+
+// tile[R][NV][width] += sum.
+template <class S, int R, int NV> GG_INLINE void add_to_tile(const Vec<S> (&sum)[R][NV], S* tile) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) {
+            S* to = tile + (r * NV + v) * width<S>;
+            store(to, load(to) + sum[r][v]);
+        }
+}
 
 // tile[R][NV][width] += a[r][k * STRIDE] * panel[k][NV][width].
 template <class S, int R, int NV, int STRIDE>
@@ -67,13 +81,7 @@ GG_INLINE void micro(Index depth, const S* const* a, Index offset, const S* pane
         }
         panel += NV * W;
     }
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) {
-            S* to = tile + (r * NV + v) * W;
-            store(to, load(to) + sum[r][v]);
-        }
+    add_to_tile<S, R, NV>(sum, tile);
 }
 
 #if defined(__AVX512BF16__)
@@ -99,13 +107,7 @@ GG_INLINE void micro(Index depth, const Bf16* const* a, Index offset, const Bf16
             for (int v = 0; v < NV; ++v) sum[r][v] = (Vec<float>)_mm512_dpbf16_ps((__m512)sum[r][v], x, weight[v]);
         }
     }
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) {
-            float* to = tile + (r * NV + v) * W;
-            store(to, load(to) + sum[r][v]);
-        }
+    add_to_tile<float, R, NV>(sum, tile);
 }
 #endif
 
@@ -144,15 +146,6 @@ template <class O, int NV> struct Panel {
             __builtin_prefetch(next + line * 64, 0, 2);  // into the second-level cache; past the end it does nothing
     }
 };
-
-#if defined(__AMX_BF16__)
-}  // namespace glassgate::kernels::GG_ISA
-#include "matrix_tiles.hpp"
-namespace glassgate::kernels::GG_ISA {
-#else
-// Tile registers that a thread sets up for its part of a call: none here.
-template <class O> struct TileRegisters {};
-#endif
 
 // tile[rows][NV][width] += A[rows][depth] * panel[depth][NV][width], rows <= tile_rows. Row r of A begins at a[r], its
 // elements STRIDE apart.

@@ -29,4 +29,20 @@ struct Table {
     Entries<double> twice;
 };
 
+// The sets that are compiled: cpu.hpp and the compiler tell which of them the machine has.
+#define GLASSGATE_SET(name)                 \
+    namespace name {                        \
+    extern const Table table;               \
+    extern const Passes<float> bf16_passes; \
+    }
+GLASSGATE_SET(baseline)
+#if defined(GLASSGATE_X86)
+GLASSGATE_SET(avx2)
+GLASSGATE_SET(avx512)
+#endif
+#if defined(GLASSGATE_X86_BF16)  // like avx512 in all else
+namespace avx512bf16 { extern const Passes<float> bf16_passes; }
+namespace amx { extern const Passes<float> bf16_passes; }
+#endif
+
 }  // namespace glassgate::kernels
