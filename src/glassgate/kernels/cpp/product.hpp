@@ -46,17 +46,6 @@ template <int NV> inline constexpr int max_rows<Bf16, NV> = matrix_tiles::side;
 template <> inline constexpr Index most_pass<Bf16> = matrix_tiles::pass;
 #endif
 
-// tile[R][NV][width] += sum.
-template <class S, int R, int NV> GG_INLINE void add_to_tile(const Vec<S> (&sum)[R][NV], S* tile) {
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) {
-            S* to = tile + (r * NV + v) * width<S>;
-            store(to, load(to) + sum[r][v]);
-        }
-}
-
 // tile[R][NV][width] += a[r][k * STRIDE] * panel[k][NV][width].
 template <class S, int R, int NV, int STRIDE>
 GG_INLINE void micro(Index depth, const S* const* a, Index offset, const S* panel, S* tile) {
@@ -81,7 +70,13 @@ GG_INLINE void micro(Index depth, const S* const* a, Index offset, const S* pane
         }
         panel += NV * W;
     }
-    add_to_tile<S, R, NV>(sum, tile);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) {
+            S* to = tile + (r * NV + v) * W;
+            store(to, load(to) + sum[r][v]);
+        }
 }
 
 #if defined(__AVX512BF16__)
@@ -107,7 +102,13 @@ GG_INLINE void micro(Index depth, const Bf16* const* a, Index offset, const Bf16
             for (int v = 0; v < NV; ++v) sum[r][v] = (Vec<float>)_mm512_dpbf16_ps((__m512)sum[r][v], x, weight[v]);
         }
     }
-    add_to_tile<float, R, NV>(sum, tile);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) {
+            float* to = tile + (r * NV + v) * W;
+            store(to, load(to) + sum[r][v]);
+        }
 }
 #endif
 
