@@ -128,6 +128,19 @@ def test_bf16_rounds_the_factors_of_the_products_and_their_results(cutoffs: list
 
 
 @pytest.mark.parametrize("cutoffs", [[], [10, 30]])
+def test_autocast_is_bf16(cutoffs: list[int]) -> None:
+    """The same bits as precision="bf16"; so with rows that are bfloat16 themselves, as factors are anyway."""
+    expected = gradients(layer(cutoffs, dtype=torch.float32, precision="bf16"), *rows(torch.float32), "mean")
+    h, targets = rows(torch.float32)
+    for given in (h, h.bfloat16()):
+        with torch.autocast("cpu", torch.bfloat16):
+            found = gradients(layer(cutoffs, dtype=torch.float32), given, targets, "mean")
+        torch.testing.assert_close(found[1].float(), expected[1].to(given.dtype).float(), rtol=0, atol=0)
+        for ours, theirs in zip(found[:1] + found[2:], expected[:1] + expected[2:], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("cutoffs", [[], [10, 30]])
 def test_logits_of_any_size(cutoffs: list[int]) -> None:
     """exp of 30,000 is beyond all numbers; the largest logit is taken off before."""
     made = layer(cutoffs, bias=False, dtype=torch.float32)
@@ -239,5 +252,5 @@ def test_what_does_not_fit_is_one_line(reduction: Reduction, change: Any, messag
 def test_unknown_words_of_choice_are_one_line() -> None:
     with pytest.raises(GlassgateError, match=r"^loss: reduction must be none, mean or sum, got 'average'$"):
         layer([]).loss(*rows(), "average")  # type: ignore[arg-type]
-    with pytest.raises(GlassgateError, match=r"^precision: must be float32 or bf16, got 'half'$"):
+    with pytest.raises(GlassgateError, match=r"^precision: must be fp32 or bf16, got 'half'$"):
         FullSoftmax(8, 50, precision="half")  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ TRAININGS: dict[str, list[object]] = {
     "lstm": [],
     "two layers and dropout": ["--layers", 2, "--dropout", 0.4, "--hidden", 24],
     "gru before": ["--cell", "gru", "--dropout", 0.3, "--batch", 5, "--unroll", 7, "--no-bias"],
+    "bf16": ["--cell", "gru", "--precision", "bf16", "--dropout", 0.2],
     "gru after": ["--cell", "gru", "--reset", "after", "--untied", "--layers", 2, "--dropout", 0.1],
 }
 KILLS = 4  # of each training

@@ -228,14 +228,8 @@ def test_a_budget_of_time_ends_annealed(program: Program, text: Path, tmp_path: 
     assert max(rates) > 0.02 * 0.9
 
 
-@pytest.mark.parametrize("embedding", [6, 12])
-def test_a_step_moves_the_weights_as_autograd_and_adamw_say(
-    text: Path, tmp_path: Path, embedding: int
-) -> None:
-    """Two steps of the trainer beside the same two written out: mean loss, clipping, carried state."""
-    options = TrainOptions(
-        hidden=12, embedding=embedding, batch=4, unroll=5, clip=0.25, weight_decay=0.5, epochs=1
-    )
+def begun(text: Path, out: Path, options: TrainOptions) -> Trainer:
+    """Return a training before its first step."""
     seen: list[Trainer] = []
 
     def keep(self: Trainer) -> Any:
@@ -245,8 +239,49 @@ def test_a_step_moves_the_weights_as_autograd_and_adamw_say(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "run", keep)
         with pytest.raises(GlassgateError, match="as if interrupted"):
-            train([text], tmp_path / "m", options, console=Console(quiet=True))
-    (trainer,) = seen
+            train([text], out, options, console=Console(quiet=True))
+    return seen[0]
+
+
+@pytest.mark.parametrize("output", ["full", "adaptive"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_bf16_rounds_the_factors_of_steps_and_of_nothing_else(
+    text: Path, tmp_path: Path, cell: str, output: str
+) -> None:
+    sizes: dict[str, Any] = {"hidden": 12, "embedding": 12, "batch": 4, "unroll": 5, "epochs": 1}
+    sizes |= {"cell": cell, "output": output}
+    exact = begun(text, tmp_path / "exact", TrainOptions(**sizes))
+    rounded = begun(text, tmp_path / "rounded", TrainOptions(**sizes, precision="bf16"))
+    layers = begun(text, tmp_path / "layers", TrainOptions(**sizes))
+    layers.model.rnn.precision = "bf16"
+    layers.model.output.layout = layers.model.output.layout._replace(bf16=True)
+    valid = exact.corpus.valid
+    assert valid is not None
+    assert rounded._measure(valid) == exact._measure(valid) != layers._measure(valid)
+    for trainer in (exact, rounded, layers):
+        trainer.step(0.01)
+    # What the output layer multiplies is rounded in any case: the layers' own bf16 finds the very loss.
+    assert rounded.progress.loss == layers.progress.loss != exact.progress.loss
+    tensors = [*rounded.model.parameters(), *rounded.state]
+    tensors += [t for slot in rounded.optimizer.slots.values() for t in (slot.exp_avg, slot.exp_avg_sq)]
+    assert {tensor.dtype for tensor in tensors} == {torch.float32}
+    for name, found in rounded.model.named_parameters():
+        # Adam's first step is the rate in size, with the gradient's sign, whatever the gradient's size; so it
+        # is all the same but where rounding turns a sign.
+        (exactly,) = (p for n, p in exact.model.named_parameters() if n == name)
+        turned = (found.detach() - exactly.detach()).abs() > 0.01
+        assert float(turned.float().mean()) < 0.05, name
+
+
+@pytest.mark.parametrize("embedding", [6, 12])
+def test_a_step_moves_the_weights_as_autograd_and_adamw_say(
+    text: Path, tmp_path: Path, embedding: int
+) -> None:
+    """Two steps of the trainer beside the same two written out: mean loss, clipping, carried state."""
+    options = TrainOptions(
+        hidden=12, embedding=embedding, batch=4, unroll=5, clip=0.25, weight_decay=0.5, epochs=1
+    )
+    trainer = begun(text, tmp_path / "m", options)
     parameters = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in parameters.items()}
     state = trainer.model.initial_state(4)

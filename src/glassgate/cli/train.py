@@ -84,6 +84,10 @@ def command(
         float | None, typer.Option(help="Of AdamW.  [by recipe, text and budget]")
     ] = None,
     clip: Annotated[float | None, typer.Option(help="Largest gradient norm.  [1]")] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16"] | None,
+        typer.Option(help="Of the factors of training's products; sums and weights are fp32.  [fp32]"),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of all that is drawn.  [1]")] = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads.  [all cores]")] = None,
     tokens: Annotated[

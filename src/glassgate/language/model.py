@@ -99,7 +99,9 @@ class NextWordModel(nn.Module):
         """Return the last layer's hidden states [T, N, hidden], and the state after the last step."""
         x = self._drop(self.embedding(words))
         h, last = self.rnn(x, state if self.config.cell == "lstm" else state[0])
-        return h, last if isinstance(last, tuple) else (last,)
+        # Under autocast they are bfloat16; what is carried on to the next piece is not rounded so often.
+        dtype = self.embedding.weight.dtype
+        return h, tuple(part.to(dtype) for part in (last if isinstance(last, tuple) else (last,)))
 
     def _project(self, h: Tensor) -> Tensor:
         return h if self.projection is None else self.projection(h)

@@ -18,6 +18,7 @@ from glassgate.language.recipes import (
     expected_epochs,
 )
 from glassgate.layers.cutoffs import choose_cutoffs
+from glassgate.layers.recurrent import Precision
 
 __all__ = ["Plan", "TrainOptions"]
 
@@ -35,6 +36,7 @@ CHOICES = {
     "cell": Cell,
     "reset": Reset,
     "output": OutputChoice,
+    "precision": Precision,
     "tokens": Tokens,
     "eos": Eos,
 }
@@ -65,6 +67,7 @@ class TrainOptions:
     bias: bool = True
     tied: bool = True
     output: OutputChoice = "auto"
+    precision: Precision = "fp32"
     dropout: float | None = None
     weight_decay: float | None = None
     weight_drop: float | None = None

@@ -178,9 +178,10 @@ class Trainer:
         words, targets = (part[:, self.own].to(self.device) for part in self.streams.read(progress.step))
         self.model.train()
         plan = self.plan
-        loss, penalty, state = self.model.training_loss(
-            words, targets, self.state, plan.activation_penalty, plan.slowness_penalty
-        )
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
+            loss, penalty, state = self.model.training_loss(
+                words, targets, self.state, plan.activation_penalty, plan.slowness_penalty
+            )
         share = words.shape[1] / plan.batch  # of a single process: 1, exactly
         ((loss + penalty) * share).backward()  # type: ignore[no-untyped-call]
         value = self.ranks.add_gradients(self.model.parameters(), float(loss.detach()) * share)

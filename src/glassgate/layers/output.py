@@ -10,11 +10,17 @@ from torch.nn import functional
 
 from glassgate.errors import GlassgateError
 from glassgate.layers.fused import Layout, fused_loss, has_kernel
+from glassgate.layers.recurrent import Precision
 
-__all__ = ["AdaptiveSoftmax", "FullSoftmax", "Precision", "Reduction"]
+__all__ = ["AdaptiveSoftmax", "FullSoftmax", "Reduction"]
 
 Reduction: TypeAlias = Literal["none", "mean", "sum"]
-Precision: TypeAlias = Literal["float32", "bf16"]
+
+
+def _autocast(weight: Tensor) -> bool:
+    """Tell whether an autocast asks for products of bfloat16, where the fused path computes."""
+    active = weight.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    return active and torch.get_autocast_dtype("cpu") == torch.bfloat16 and weight.dtype == torch.float32
 
 
 class _Output(nn.Module):
@@ -25,7 +31,7 @@ class _Output(nn.Module):
     ) -> None:
         super().__init__()
         if precision not in get_args(Precision):
-            raise GlassgateError(f"precision: must be float32 or bf16, got {precision!r}")
+            raise GlassgateError(f"precision: must be fp32 or bf16, got {precision!r}")
         self.weight = nn.Parameter(torch.empty(words, width).uniform_(-(width**-0.5), width**-0.5))
         self.bias = nn.Parameter(torch.zeros(words)) if bias else None
         self.layout = Layout((0, *cutoffs, words), bf16=precision == "bf16")
@@ -74,11 +80,14 @@ class _Output(nn.Module):
             )
         if reduction not in get_args(Reduction):
             raise GlassgateError(f"loss: reduction must be none, mean or sum, got {reduction!r}")
+        layout = self.layout
+        if _autocast(self.weight):
+            layout, h = layout._replace(bf16=True), h.float()
         if reduction == "none" or not has_kernel(h, self.weight):
             losses = self._losses(h, targets)
             return losses if reduction == "none" else losses.mean() if reduction == "mean" else losses.sum()
         clusters = (None, None) if self.clusters is None else (self.clusters.weight, self.clusters.bias)
-        return fused_loss(h, self.weight, self.bias, targets, self.layout, reduction == "mean", *clusters)
+        return fused_loss(h, self.weight, self.bias, targets, layout, reduction == "mean", *clusters)
 
     def start_at(self, counts: Tensor) -> None:
         """Set c so that words have their frequencies in a text where V h is 0, as in a new network.
@@ -134,7 +143,7 @@ class FullSoftmax(_Output):
         Whether there is a c.
     precision
         ``"bf16"`` rounds the factors and the results of the products in ``loss(..., "mean")`` and
-        ``"sum"`` to bfloat16; weights, softmax and sums stay float32.
+        ``"sum"`` to bfloat16; weights, softmax and sums stay float32. So does ``torch.autocast("cpu")``.
 
     Attributes
     ----------
@@ -151,9 +160,7 @@ class FullSoftmax(_Output):
     True
     """
 
-    def __init__(
-        self, width: int, words: int, bias: bool = True, *, precision: Precision = "float32"
-    ) -> None:
+    def __init__(self, width: int, words: int, bias: bool = True, *, precision: Precision = "fp32") -> None:
         super().__init__(width, words, (), bias, precision)
 
     def _losses(self, h: Tensor, targets: Tensor) -> Tensor:
@@ -219,7 +226,7 @@ class AdaptiveSoftmax(_Output):
         cutoffs: Sequence[int],
         bias: bool = True,
         *,
-        precision: Precision = "float32",
+        precision: Precision = "fp32",
     ) -> None:
         super().__init__(width, words, cutoffs, bias, precision)
         bounds = [0, *cutoffs, words]
