@@ -119,7 +119,7 @@ def test_bf16_rounds_the_factors_of_the_products_and_their_results(cutoffs: list
     exact = gradients(layer(cutoffs), *rows(), "mean")
     found = gradients(layer(cutoffs, dtype=torch.float32, precision="bf16"), *rows(torch.float32), "mean")
     # A bfloat16 has 8 bits: 2^-9 of relative error. A logit, at most 8 x 3 in size, takes three roundings:
-    # 24 x 3 x 2^-9 = 0.14 for the logit, and a loss has two such.
+    # 24 x 3 x 2^-9 = 0.14 for the logit, and a loss has two such. The clusters' own products are in float32.
     assert 0 < float((found[0] - exact[0]).abs()) < 0.28
     for ours, true in zip(found[1:], exact[1:], strict=True):
         # A probability errs by exp(0.28) - 1 = 0.33 of itself at the worst; the largest gradient as well.
@@ -129,9 +129,10 @@ def test_bf16_rounds_the_factors_of_the_products_and_their_results(cutoffs: list
 
 @pytest.mark.parametrize("cutoffs", [[], [10, 30]])
 def test_autocast_is_bf16(cutoffs: list[int]) -> None:
-    """The same bits as precision="bf16"; so with rows that are bfloat16 themselves, as factors are anyway."""
-    expected = gradients(layer(cutoffs, dtype=torch.float32, precision="bf16"), *rows(torch.float32), "mean")
+    """The same bits as precision="bf16", with rows that are bfloat16 themselves too."""
     h, targets = rows(torch.float32)
+    h = h.bfloat16().float()
+    expected = gradients(layer(cutoffs, dtype=torch.float32, precision="bf16"), h, targets, "mean")
     for given in (h, h.bfloat16()):
         with torch.autocast("cpu", torch.bfloat16):
             found = gradients(layer(cutoffs, dtype=torch.float32), given, targets, "mean")

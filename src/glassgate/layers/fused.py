@@ -24,7 +24,7 @@ CHUNK = 1 << 23  # logits that are held at once, unless a single row has more
 
 
 class Layout(NamedTuple):
-    """Where words are cut, 0 < cutoffs < words; how many logits are held; whether products take bf16."""
+    """Where words are cut, 0 < cutoffs < words; how many logits are held; whether factors are bfloat16."""
 
     bounds: tuple[int, ...]
     chunk: int = CHUNK
@@ -193,7 +193,9 @@ def _adaptive(
                 parts[0][:first] = whole[:first]
             if parts[1] is not None:
                 parts[1].copy_(whole[first:])
-    # The rows of the rare words, cluster by cluster.
+    # The rows of the rare words, cluster by cluster. They are few, and as many as chance will have it: for
+    # each new number of them a product of bfloat16 is compiled first, which takes longer than it.
+    layout = layout._replace(bf16=False)
     order = torch.argsort(number, stable=True)[sizes[0] :]
     h_rare, targets = h[order], targets[order]
     d_rare = None if d_h is None else torch.zeros_like(h_rare)

@@ -199,7 +199,7 @@ class AdaptiveSoftmax(_Output):
     bias
         Whether there are biases.
     precision
-        As for `FullSoftmax`.
+        As for `FullSoftmax`, but for the products of the rare clusters, which have few rows.
 
     Raises
     ------
