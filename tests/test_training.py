@@ -261,9 +261,7 @@ def test_bf16_rounds_the_factors_of_steps_and_of_nothing_else(
     for trainer in (exact, rounded, layers):
         trainer.step(0.01)
     assert rounded.progress.loss != exact.progress.loss
-    if (
-        output == "full"
-    ):  # what this multiplies is rounded in any case: the layers' own bf16 finds the very loss
+    if output == "full":  # its factors are rounded in any case, so the layers' own bf16 finds the very loss
         assert rounded.progress.loss == layers.progress.loss
     tensors = [*rounded.model.parameters(), *rounded.state]
     tensors += [t for slot in rounded.optimizer.slots.values() for t in (slot.exp_avg, slot.exp_avg_sq)]
