@@ -11,7 +11,7 @@ from torch import nn
 
 from glassgate import GlassgateError
 from glassgate.folder.model import TOKENIZER
-from glassgate.language import devices, trainer
+from glassgate.language import devices, recipes, trainer
 from glassgate.language.corpus import Corpus, TextOptions, prepare
 from glassgate.language.options import TrainOptions
 from glassgate.language.trainer import CHECKPOINT, WORK, Trainer
@@ -148,6 +148,19 @@ def test_torchs_own_path_drops_weights_as_the_kernels_do(monkeypatch: pytest.Mon
 
 
 # Which device
+
+
+@pytest.mark.parametrize(("choice", "expected"), [("auto", "fp32"), ("bf16", "bf16"), ("fp32", "fp32")])
+def test_products_stay_exact_unless_they_are_told(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: Any, expected: str
+) -> None:
+    """What the rule asks is the processor."""
+    monkeypatch.setattr(recipes, "isa", lambda: "amx")
+    made = TrainOptions(hidden=256, embedding=8, epochs=1, precision=choice)
+    on_cpu = Trainer(tmp_path / "m", made, corpus, Console(quiet=True))
+    assert on_cpu.plan.precision == ("bf16" if choice == "auto" else expected)
+    without_kernels(monkeypatch)
+    assert Trainer(tmp_path / "m", made, corpus, Console(quiet=True)).plan.precision == expected
 
 
 def test_the_choice_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:

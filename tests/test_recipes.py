@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from glassgate import GlassgateError
 from glassgate.folder.config import ModelConfig
-from glassgate.language import averaging
+from glassgate.language import averaging, recipes
 from glassgate.language.model import NextWordModel
 from glassgate.language.options import Plan, TrainOptions
 from glassgate.language.recipes import RECIPES
@@ -247,3 +247,14 @@ def test_a_training_with_all_on_resumes_to_the_same_bits(
     parts = load_file(out / "model.safetensors")
     for name, values in whole.items():
         assert np.array_equal(parts[name], values), name
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "avx512bf16", "amx"])
+def test_the_precision_follows_the_processor_and_the_hidden_size(
+    monkeypatch: pytest.MonkeyPatch, isa: str
+) -> None:
+    monkeypatch.setattr(recipes, "isa", lambda: isa)
+    fast = isa in ("avx512bf16", "amx")
+    assert [plan(hidden=hidden).precision for hidden in (255, 256)] == ["fp32", "bf16" if fast else "fp32"]
+    assert plan(hidden=20, precision="bf16").precision == "bf16"
+    assert plan(hidden=512, precision="fp32").precision == "fp32"

@@ -85,8 +85,8 @@ def command(
     ] = None,
     clip: Annotated[float | None, typer.Option(help="Largest gradient norm.  [1]")] = None,
     precision: Annotated[
-        Literal["fp32", "bf16"] | None,
-        typer.Option(help="Of the factors of training's products; sums and weights are fp32.  [fp32]"),
+        Literal["auto", "fp32", "bf16"] | None,
+        typer.Option(help="Of the factors of training's products; auto: bf16 where it is faster.  [auto]"),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of all that is drawn.  [1]")] = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads.  [all cores]")] = None,

@@ -14,6 +14,7 @@ from glassgate.language.recipes import (
     Recipe,
     RecipeChoice,
     choose_dropout,
+    choose_precision,
     choose_weight_decay,
     expected_epochs,
 )
@@ -31,12 +32,13 @@ MOST_UNSEEN = 1_500  # steps between validations, which cost as much as 50
 SMALL = 100  # hidden size below which a model can hardly learn its text, and nothing is regularised
 STEPS_PER_EPOCH = 200  # at least so many, as far as the batch can shrink
 OutputChoice: TypeAlias = Literal["auto", "full", "adaptive"]
+PrecisionChoice: TypeAlias = Literal["auto", "fp32", "bf16"]
 CHOICES = {
     "recipe": RecipeChoice,
     "cell": Cell,
     "reset": Reset,
     "output": OutputChoice,
-    "precision": Precision,
+    "precision": PrecisionChoice,
     "tokens": Tokens,
     "eos": Eos,
 }
@@ -67,7 +69,7 @@ class TrainOptions:
     bias: bool = True
     tied: bool = True
     output: OutputChoice = "auto"
-    precision: Precision = "fp32"
+    precision: PrecisionChoice = "auto"
     dropout: float | None = None
     weight_decay: float | None = None
     weight_drop: float | None = None
@@ -156,11 +158,14 @@ class Plan:
       embedding begins at random;
     - output: adaptive from 10,000 words on, with cutoffs that `choose_cutoffs` finds in the counts of
       the training text;
+    - precision: bf16 where the processor multiplies it faster and the hidden size is 256 or more
+      (`choose_precision`);
     - budget: 10 minutes; and where only time is given at most 15 epochs, 30 of a hidden size below 100.
     """
 
     recipe: str
     config: ModelConfig
+    precision: Precision
     weight_decay: float
     weight_drop: float
     activation_penalty: float
@@ -238,6 +243,7 @@ class Plan:
         return cls(
             recipe=chosen,
             config=config,
+            precision=choose_precision(recipe.hidden) if options.precision == "auto" else options.precision,
             weight_decay=decay,
             weight_drop=recipe.weight_drop,
             activation_penalty=recipe.activation_penalty,

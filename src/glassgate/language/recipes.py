@@ -6,12 +6,23 @@ from math import log, log2
 from typing import Literal, TypeAlias
 
 from glassgate.folder.config import Cell, Reset
+from glassgate.kernels import isa
+from glassgate.layers.recurrent import Precision
 
-__all__ = ["RECIPES", "Recipe", "RecipeChoice", "choose_dropout", "choose_weight_decay", "expected_epochs"]
+__all__ = [
+    "RECIPES",
+    "Recipe",
+    "RecipeChoice",
+    "choose_dropout",
+    "choose_precision",
+    "choose_weight_decay",
+    "expected_epochs",
+]
 
 RecipeChoice: TypeAlias = Literal["auto", "quick", "quality"]
 WORDS_PER_MINUTE = 500_000  # that `quick` trains on in a minute on two cores, measured at 33,278 words
 SHORT = 700_000  # tokens up to which a text that is read often bears the most dropout
+WIDE = 256  # hidden size from which products are most of a step
 FEW = 3.75  # epochs up to which weight decay does nearly all that a text needs against being learned by heart
 
 
@@ -127,6 +138,28 @@ def choose_dropout(tokens: int, epochs: float) -> float:
     """
     most = max(0.5 - 0.4 * log(max(tokens / SHORT, 1), 3), 0.1)
     return round(min(0.1 + 0.3 * log2(max(epochs / FEW, 1)), most), 2)
+
+
+def choose_precision(hidden: int) -> Precision:
+    """Return what the factors of a step's products are rounded to where nobody says.
+
+    Parameters
+    ----------
+    hidden
+        The hidden size.
+
+    Returns
+    -------
+    "fp32" or "bf16"
+        bf16 where the processor has instructions that multiply it faster than float32, and the hidden
+        size is 256 or more.
+
+    Examples
+    --------
+    >>> choose_precision(100)
+    'fp32'
+    """
+    return "bf16" if hidden >= WIDE and isa() in ("avx512bf16", "amx") else "fp32"
 
 
 def choose_weight_decay(tokens: int, epochs: float, rate: float) -> float:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, isfinite
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from glassgate.language.picture import draw_loss
 from glassgate.language.progress import ProgressDisplay, clock
 from glassgate.language.schedule import Streams, one_cycle
 from glassgate.language.spectral import spectral_embedding
+from glassgate.language.summary import introduction, training_rows
 from glassgate.layers import track
 
 __all__ = ["CHECKPOINT", "SAVE_EVERY", "WORK", "Outcome", "Trainer", "discard"]
@@ -92,6 +93,8 @@ class Trainer:
         self.checkpoint = out / WORK / CHECKPOINT
         self.metrics = out / files.METRICS
         self.plan = Plan.make(options, corpus)
+        if options.precision == "auto" and not has_kernels(device):
+            self.plan = replace(self.plan, precision="fp32")  # the rule knows the processor alone
         torch.manual_seed(options.seed)
         plan = self.plan
         self.model = NextWordModel(plan.config, plan.weight_drop)
@@ -138,7 +141,8 @@ class Trainer:
         if self.writes:
             self._cut_metrics()
             write_atomically(self.out / files.CONFIG, self.plan.config.to_json())
-        self._introduce()
+        weights = sum(parameter.numel() for parameter in self.model.parameters())
+        self.display.say(introduction(self.plan, weights, self.progress.step))
         self.ticked = self.saved = time.monotonic()
         with _stop_requested() as stop, self.display:
             stopped = bool(self.ranks.first(stop.is_set()))
@@ -178,7 +182,7 @@ class Trainer:
         words, targets = (part[:, self.own].to(self.device) for part in self.streams.read(progress.step))
         self.model.train()
         plan = self.plan
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
             loss, penalty, state = self.model.training_loss(
                 words, targets, self.state, plan.activation_penalty, plan.slowness_penalty
             )
@@ -266,7 +270,7 @@ class Trainer:
         self.saved = time.monotonic()
 
     def _write_card(self, figures: dict[str, float]) -> None:
-        progress, options, plan = self.progress, self.options, self.plan
+        progress, plan = self.progress, self.plan
         measured = [(name, f"{value:,.2f}") for name, value in figures.items()]
         if progress.best is not None:
             measured.append(
@@ -275,18 +279,8 @@ class Trainer:
                     f"{progress.best:,.2f}",
                 )
             )
-        budget = f"{progress.step:,} steps ({self._epoch():.2f} epochs) in {clock(progress.seconds)}"
-        training = {
-            "text": f"{len(self.corpus.train):,} tokens; {self.corpus.split}",
-            "budget": budget,
-            "batch and unroll": f"{plan.batch} streams, {plan.unroll} words",
-            "optimiser": f"AdamW, weight decay {plan.weight_decay:g}, gradient norm <= {options.clip:g}",
-            "learning rate": f"one cycle, up to {plan.learning_rate:.2g}",
-            "recipe": plan.recipe,
-            "dropout": f"{plan.config.dropout:g}; of recurrent weights {plan.weight_drop:g}",
-            "AR and TAR": f"{plan.activation_penalty:g} and {plan.slowness_penalty:g}",
-            "seed": str(options.seed),
-        }
+        text = f"{len(self.corpus.train):,} tokens; {self.corpus.split}"
+        training = training_rows(plan, self.options, text, progress)
         weights = sum(parameter.numel() for parameter in self.model.parameters())
         card = write_card(plan.config, weights, self.corpus.vocabulary.lowercase, training, measured)
         write_atomically(self.out / files.CARD, card)
@@ -328,21 +322,6 @@ class Trainer:
         """Read a text as up to ten streams of a thousand tokens or more: several times faster than one."""
         streams = max(1, min(10, len(tokens) // 1_000))
         return perplexity(self.model, tokens, self.corpus.vocabulary.eos, streams) if self.writes else 0.0
-
-    def _introduce(self) -> None:
-        plan, config = self.plan, self.plan.config
-        weights = sum(parameter.numel() for parameter in self.model.parameters())
-        ends = [f"{plan.epochs} epoch{'s' * (plan.epochs > 1)} ({plan.steps:,} steps)"]
-        if plan.seconds is not None:
-            ends.insert(0, clock(plan.seconds))
-        resumed = f"going on at step {self.progress.step:,}; " if self.progress.step else ""
-        self.display.say(
-            f"{resumed}{config.cell.upper()} {config.layers} x {config.hidden}, embedding {config.embedding}"
-            f"{' (tied)' if config.tied else ''}, {config.output} softmax\n"
-            f"{weights:,} weights with the embedding; recipe {plan.recipe}: "
-            f"{plan.batch} streams of {plan.unroll} words a step, dropout {config.dropout:g}, for "
-            f"{' or '.join(ends)}{', what comes first' if len(ends) > 1 else ''}"
-        )
 
     def _epoch(self) -> float:
         return self.progress.step / len(self.streams)
