@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from glassgate import GlassgateError
+from glassgate.kernels import _native, using_threads
 from glassgate.layers import AdaptiveSoftmax, Embedding, FullSoftmax, track
 from glassgate.layers.output import Reduction
 
@@ -263,3 +264,30 @@ def test_unknown_words_of_choice_are_one_line() -> None:
         layer([]).loss(*rows(), "average")  # type: ignore[arg-type]
     with pytest.raises(GlassgateError, match=r"^precision: must be fp32 or bf16, got 'half'$"):
         FullSoftmax(8, 50, precision="half")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("count", "entries"), [(1, 1), (3, 7), (5, 64), (40, 997), (2, 40_001)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_rounded_logits_are_widened_row_by_row_and_nothing_else(count: int, entries: int, bias: bool) -> None:
+    """The very loss and the rounded gradient of the float32 kernel, on any number of threads."""
+    generator = torch.Generator().manual_seed(count)
+    logits = (4 * torch.randn(count, entries, generator=generator)).bfloat16()
+    targets = torch.randint(0, entries, (count,), generator=generator)
+    c = torch.randn(entries, generator=generator) if bias else None
+    at = None if c is None else c.data_ptr()
+    wide, loss = logits.float(), torch.empty(count)
+    place, losses = wide.data_ptr(), loss.data_ptr()
+    _native.softmax_loss(False, count, entries, entries, place, at, targets.data_ptr(), 0.25, losses)
+    expected = wide.bfloat16()
+    d_bias = torch.ones(entries)
+    for row in expected:
+        d_bias += row.float()
+    for threads in (1, 2, 3):
+        found, own, sums = logits.clone(), torch.empty(count), torch.ones(entries)
+        with using_threads(threads):
+            place, losses = found.data_ptr(), own.data_ptr()
+            numbers = targets.data_ptr(), 0.25, losses, sums.data_ptr()
+            _native.rounded_softmax_loss(count, entries, place, at, *numbers)
+        assert torch.equal(own, loss)
+        assert torch.equal(found, expected)
+        assert torch.equal(sums, d_bias)

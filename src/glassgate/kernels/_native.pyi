@@ -101,6 +101,16 @@ def softmax_loss(
     scale: float,
     loss: Buffer,
 ) -> None: ...
+def rounded_softmax_loss(
+    rows: int,
+    entries: int,
+    x: Buffer,
+    bias: Buffer,
+    targets: Buffer,
+    scale: float,
+    loss: Buffer,
+    d_bias: Buffer,
+) -> None: ...
 def adam_step(
     twice: bool,
     height: int,

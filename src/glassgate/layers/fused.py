@@ -48,20 +48,13 @@ def _softmax(
     h: Tensor, V: Tensor, c: Tensor | None, targets: Tensor, scale: float, layout: Layout, d: _Wanted
 ) -> Tensor:
     """Return the losses of the rows under one softmax; write ``scale`` times their gradients, add d.h."""
-    rows, entries = len(h), len(V)
-    losses = h.new_empty(rows)
-    most = max(1, layout.chunk // entries)
-    step = -(-rows // -(-rows // most)) if rows else 1  # chunks of about equal size
-    space = h.new_empty(step, entries)
     if layout.bf16:
-        h, V = h.bfloat16(), V.bfloat16()
-    for start in range(0, rows, step):
-        part = slice(start, min(start + step, rows))
-        logits = space[: part.stop - part.start]
-        if layout.bf16:
-            logits.copy_(h[part] @ V.t())
-        else:
-            torch.mm(h[part], V.t(), out=logits)
+        return _rounded_softmax(h, V, c, targets, scale, layout, d)
+    losses, entries = h.new_empty(len(h)), len(V)
+    parts, space = _chunks(h, entries, layout.chunk)
+    for part in parts:
+        start, logits = part.start, space[: part.stop - part.start]
+        torch.mm(h[part], V.t(), out=logits)
         _native.softmax_loss(
             logits.dtype == torch.float64,
             len(logits),
@@ -73,17 +66,51 @@ def _softmax(
             scale,
             losses.data_ptr() + start * losses.element_size(),
         )
-        factors = logits.bfloat16() if layout.bf16 else logits
         if d.h is not None:
-            d.h[part].addmm_(factors, V) if not layout.bf16 else d.h[part].add_(factors @ V)
+            d.h[part].addmm_(logits, V)
         if d.V is not None:
-            if layout.bf16:
-                d.V.copy_(factors.t() @ h[part]) if start == 0 else d.V.add_(factors.t() @ h[part])
-            else:
-                d.V.addmm_(factors.t(), h[part], beta=min(start, 1))
+            d.V.addmm_(logits.t(), h[part], beta=min(start, 1))
         if d.c is not None:
             torch.sum(logits, 0, out=d.c) if start == 0 else d.c.add_(logits.sum(0))
     return losses
+
+
+def _rounded_softmax(
+    h: Tensor, V: Tensor, c: Tensor | None, targets: Tensor, scale: float, layout: Layout, d: _Wanted
+) -> Tensor:
+    """Do the same with factors and logits of bfloat16, twice as many at once: they are half as long."""
+    losses, entries = h.new_empty(len(h)), len(V)
+    h, V = h.bfloat16(), V.bfloat16()
+    parts, space = _chunks(h, entries, 2 * layout.chunk)
+    if d.c is not None:
+        d.c.zero_()
+    for part in parts:
+        start, logits = part.start, space[: part.stop - part.start]
+        torch.mm(h[part], V.t(), out=logits)
+        _native.rounded_softmax_loss(
+            len(logits),
+            entries,
+            logits.data_ptr(),
+            None if c is None else c.data_ptr(),
+            targets.data_ptr() + start * targets.element_size(),
+            scale,
+            losses.data_ptr() + start * losses.element_size(),
+            None if d.c is None else d.c.data_ptr(),
+        )
+        if d.h is not None:
+            d.h[part].add_(logits @ V)
+        if d.V is not None:
+            d_V = logits.t() @ h[part]
+            d.V.copy_(d_V) if start == 0 else d.V.add_(d_V)
+    return losses
+
+
+def _chunks(h: Tensor, entries: int, most: int) -> tuple[list[slice], Tensor]:
+    """Return the rows that are computed at once, about equally many, and memory for their logits."""
+    rows = len(h)
+    count = -(-rows // max(1, most // entries))
+    step = -(-rows // count) if rows else 0
+    return [slice(i, min(i + step, rows)) for i in range(0, rows, step or 1)], h.new_empty(step, entries)
 
 
 class _Head(NamedTuple):

@@ -94,6 +94,7 @@ void pack(Cell cell, std::int64_t I, std::int64_t H, const S* w_ih, const S* w_h
 template <class S> void sigmoid(const S* in, S* out, std::int64_t count) { entries<S>().sigmoid(in, out, count); }
 template <class S> void tanh(const S* in, S* out, std::int64_t count) { entries<S>().tanh(in, out, count); }
 template <class S> void softmax_loss(const SoftmaxLoss<S>& call) { entries<S>().softmax_loss(call); }
+void rounded_softmax_loss(const RoundedSoftmaxLoss& call) { chosen().table->rounded_softmax_loss(call); }
 template <class S> void adam_step(const AdamStep<S>& call) { entries<S>().adam_step(call); }
 template <class S> void adam_catch_up(const AdamCatchUp<S>& call) { entries<S>().adam_catch_up(call); }
 template <class S> void add_rows(const AddRows<S>& call) { entries<S>().add_rows(call); }

@@ -28,6 +28,6 @@ constexpr Entries<S> entries{passes<S, S>,  all_sigmoid<S>,   all_tanh<S>, softm
 }  // namespace
 
 extern const Table table;
-const Table table{entries<float>, entries<double>};
+const Table table{entries<float>, entries<double>, rounded_softmax_loss};
 
 }  // namespace glassgate::kernels::GG_ISA

@@ -57,22 +57,26 @@ GG_INLINE Mask<float> nearest_bf16(Vec<float> x) {
     return x == x ? bits + 0x7fff + ((bits >> 16) & 1) : (bits | 0x400000);
 }
 
-#if defined(__AVX512BF16__)
 typedef std::uint16_t Halves __attribute__((vector_size(GG_VECTOR_BYTES / 2)));
 
-GG_INLINE void store(Bf16* to, Vec<float> x, Index count) {
+GG_INLINE void store_rounded(std::uint16_t* to, Vec<float> x, Index count) {
     const Halves halves = __builtin_convertvector(nearest_bf16(x) >> 16, Halves);
     if (count >= width<float>) std::memcpy(to, &halves, sizeof halves);
-    else for (Index i = 0; i < count; ++i) to[i].bits = halves[i];
+    else for (Index i = 0; i < count; ++i) to[i] = halves[i];
 }
 // The first `count` values as they lie, each in the lower half of its lane.
-GG_INLINE Mask<float> load_bits(const Bf16* from, Index count) {
+GG_INLINE Mask<float> load_bits(const std::uint16_t* from, Index count) {
     Halves halves{};
     if (count >= width<float>) std::memcpy(&halves, from, sizeof halves);
-    else for (Index i = 0; i < count; ++i) halves[i] = from[i].bits;
+    else for (Index i = 0; i < count; ++i) halves[i] = from[i];
     return __builtin_convertvector(halves, Mask<float>);
 }
-GG_INLINE Vec<float> load(const Bf16* from, Index count) { return (Vec<float>)(load_bits(from, count) << 16); }
+GG_INLINE Vec<float> load_widened(const std::uint16_t* from, Index count) { return (Vec<float>)(load_bits(from, count) << 16); }
+
+#if defined(__AVX512BF16__)
+GG_INLINE void store(Bf16* to, Vec<float> x, Index count) { store_rounded(&to->bits, x, count); }
+GG_INLINE Mask<float> load_bits(const Bf16* from, Index count) { return load_bits(&from->bits, count); }
+GG_INLINE Vec<float> load(const Bf16* from, Index count) { return load_widened(&from->bits, count); }
 #else
 GG_INLINE void store(Bf16* to, Vec<float> x, Index count) {
     store(&to->value, (Vec<float>)(nearest_bf16(x) & ~0xffff), count);

@@ -23,6 +23,17 @@ template <class S> struct SoftmaxLoss {
     S* loss;                      // out [rows]
 };
 
+// The same for logits in bfloat16, widened row by row; the gradient is rounded to the nearest, ties to even.
+struct RoundedSoftmaxLoss {
+    std::int64_t rows, entries;
+    std::uint16_t* x;             // in: logits, out: gradient
+    const float* bias;            // [entries], null: zeros
+    const std::int64_t* targets;  // [rows], as above
+    float scale;
+    float* loss;                  // out [rows]
+    float* d_bias;                // [entries]: the rows of x, one after the other, are added to it; null: not wanted
+};
+
 // Rows of a matrix and of AdamW's two moments.
 template <class S> struct AdamRows {
     std::int64_t rows, width;
@@ -66,6 +77,7 @@ template <class S> struct AddRows {
 };
 
 template <class S> void softmax_loss(const SoftmaxLoss<S>& call);
+void rounded_softmax_loss(const RoundedSoftmaxLoss& call);
 template <class S> void adam_step(const AdamStep<S>& call);
 template <class S> void adam_catch_up(const AdamCatchUp<S>& call);
 template <class S> void add_rows(const AddRows<S>& call);

@@ -29,6 +29,23 @@ void run_softmax_loss(Index rows, Index entries, Index stride, nb::handle x, nb:
     softmax_loss(k);
 }
 
+void run_rounded_softmax_loss(Index rows, Index entries, nb::handle x, nb::handle bias, nb::handle targets, double scale,
+                              nb::handle loss, nb::handle d_bias) {
+    Buffers b;
+    RoundedSoftmaxLoss k{};
+    k.rows = rows;
+    k.entries = entries;
+    k.x = b.out<std::uint16_t>(x, rows * entries, "x", true);
+    k.bias = b.in<float>(bias, entries, "bias");
+    k.targets = b.in<std::int64_t>(targets, rows, "targets", true);
+    k.scale = static_cast<float>(scale);
+    k.loss = b.out<float>(loss, rows, "loss", true);
+    k.d_bias = b.out<float>(d_bias, entries, "d_bias");
+    check_rows(k.targets, rows, entries);
+    nb::gil_scoped_release unlocked;
+    rounded_softmax_loss(k);
+}
+
 template <class S>
 void open_rows(AdamRows<S>& k, Buffers& b, Index height, Index width, nb::handle which, Index rows, nb::handle p,
                nb::handle m, nb::handle v) {
@@ -115,6 +132,9 @@ void add_output_functions(nb::module_& m) {
         },
         "twice"_a, "rows"_a, "entries"_a, "stride"_a, "x"_a, "bias"_a.none(), "targets"_a, "scale"_a,
         "loss"_a);
+
+    m.def("rounded_softmax_loss", run_rounded_softmax_loss, "rows"_a, "entries"_a, "x"_a, "bias"_a.none(), "targets"_a,
+          "scale"_a, "loss"_a, "d_bias"_a.none());
 
     m.def(
         "adam_step",

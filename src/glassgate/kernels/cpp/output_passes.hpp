@@ -1,8 +1,8 @@
 // The functions of output.hpp for one instruction set.
 #pragma once
 
+#include "operand.hpp"
 #include "output.hpp"
-#include "simd.hpp"
 #include "team.hpp"
 
 #include <cmath>
@@ -26,7 +26,7 @@ template <class S> GG_INLINE Vec<S> root(Vec<S> v) {
 
 template <class S> GG_INLINE S logarithm(S x) { return sizeof(S) == 4 ? __builtin_logf(x) : __builtin_log(x); }
 
-// Calls body(first, last) on parts of 0 ... rows, on as many threads as the work is worth.
+// Calls body(first, last, thread) on parts of 0 ... rows, on as many threads as the work is worth.
 template <class F> void over_rows(Index rows, Index elements, const F& body) {
     const auto wanted = static_cast<int>(smaller(elements < few ? 1 : elements / few, threads()));
     struct Call {
@@ -38,7 +38,7 @@ template <class F> void over_rows(Index rows, Index elements, const F& body) {
         [](void* argument, const Team& team) {
             const Call& call = *static_cast<const Call*>(argument);
             const Index first = call.rows * team.rank / team.size, last = call.rows * (team.rank + 1) / team.size;
-            if (first < last) call.body(first, last);
+            if (first < last) call.body(first, last, team.rank);
         },
         &call);
 }
@@ -109,26 +109,53 @@ template <class S> S exponentials(Logits<S> z, S* x, Index n, S most) {
     return total<S>(sum);
 }
 
+// The loss of a row of n logits x; the gradient in their place.
+template <class S> S row_loss(S* x, const S* bias, Index n, Index target, S scale) {
+    const Logits<S> z{x, bias};
+    const S most = largest(z, n), chosen = z.one(target) - most;
+    const S sum = exponentials(z, x, n, most);
+    const Vec<S> factor = broadcast<S>(scale / sum);
+    Index j = 0;
+    for (; j + width<S> <= n; j += width<S>) store(x + j, load(x + j) * factor);
+    for (; j < n; ++j) x[j] *= factor[0];
+    x[target] -= scale;
+    return logarithm(sum) - chosen;
+}
+
 template <class S> void softmax_loss(const SoftmaxLoss<S>& call) {
-    over_rows(call.rows, call.rows * call.entries, [&](Index first, Index last) {
+    over_rows(call.rows, call.rows * call.entries, [&](Index first, Index last, int) {
+        for (Index r = first; r < last; ++r)
+            call.loss[r] = row_loss(call.x + r * call.stride, call.bias, call.entries, call.targets[r], call.scale);
+    });
+}
+
+void rounded_softmax_loss(const RoundedSoftmaxLoss& call) {
+    constexpr Index w = width<float>;
+    const Index n = call.entries, stride = round_up(n, 16);
+    auto* space = reinterpret_cast<float*>(scratch(static_cast<std::size_t>(threads() * stride) * sizeof(float)));
+    over_rows(call.rows, call.rows * n, [&](Index first, Index last, int thread) {
+        float* row = space + thread * stride;
         for (Index r = first; r < last; ++r) {
-            S* x = call.x + r * call.stride;
-            const Index target = call.targets[r], n = call.entries;
-            const Logits<S> z{x, call.bias};
-            const S most = largest(z, n), chosen = z.one(target) - most;
-            const S sum = exponentials(z, x, n, most);
-            call.loss[r] = logarithm(sum) - chosen;
-            const Vec<S> factor = broadcast<S>(call.scale / sum);
-            Index j = 0;
-            for (; j + width<S> <= n; j += width<S>) store(x + j, load(x + j) * factor);
-            for (; j < n; ++j) x[j] *= factor[0];
-            x[target] -= call.scale;
+            std::uint16_t* x = call.x + r * n;
+            for (Index j = 0; j < n; j += w) store(row + j, load_widened(x + j, n - j), n - j);
+            call.loss[r] = row_loss(row, call.bias, n, call.targets[r], call.scale);
+            for (Index j = 0; j < n; j += w) store_rounded(x + j, load(row + j, n - j), n - j);
         }
+    });
+    if (call.d_bias == nullptr) return;
+    constexpr Index block = 64;  // columns
+    over_rows(ceil_div(n, block), call.rows * n, [&](Index first, Index last, int) {
+        const Index stop = smaller(n, last * block);
+        for (Index r = 0; r < call.rows; ++r)
+            for (Index j = first * block; j < stop; j += w) {
+                float* sum = call.d_bias + j;
+                store(sum, load(sum, stop - j) + load_widened(call.x + r * n + j, stop - j), stop - j);
+            }
     });
 }
 
 template <class S> void adam_step(const AdamStep<S>& call) {
-    over_rows(call.rows, call.rows * call.width, [&](Index first, Index last) {
+    over_rows(call.rows, call.rows * call.width, [&](Index first, Index last, int) {
         const Vec<S> b1 = broadcast<S>(S(call.beta1)), b2 = broadcast<S>(S(call.beta2));
         const Vec<S> c1 = broadcast<S>(S(1 - call.beta1)), c2 = broadcast<S>(S(1 - call.beta2));
         const Vec<S> clip = broadcast<S>(S(call.clip)), shrink = broadcast<S>(S(call.shrink));
@@ -154,7 +181,7 @@ template <class S> void adam_step(const AdamStep<S>& call) {
 }
 
 template <class S> void adam_catch_up(const AdamCatchUp<S>& call) {
-    over_rows(call.rows, call.rows * call.width, [&](Index first, Index last) {
+    over_rows(call.rows, call.rows * call.width, [&](Index first, Index last, int) {
         const Vec<S> epsilon = broadcast<S>(S(call.epsilon));
         for (Index r = first; r < last; ++r) {
             const Index row = call.which == nullptr ? r : call.which[r], stamp = call.stamp[row];
@@ -203,7 +230,7 @@ template <class S> double sum_of_squares(Index rows, Index columns, const std::i
     constexpr Index block = 64;  // rows whose sum one thread takes, whichever it is
     const Index blocks = (rows + block - 1) / block;
     double* sums = reinterpret_cast<double*>(scratch(static_cast<std::size_t>(blocks) * sizeof(double)));
-    over_rows(blocks, rows * columns, [&](Index first, Index last) {
+    over_rows(blocks, rows * columns, [&](Index first, Index last, int) {
         for (Index b = first; b < last; ++b) {
             double sum = 0;
             for (Index r = b * block; r < smaller(rows, (b + 1) * block); ++r) {

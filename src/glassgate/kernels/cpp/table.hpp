@@ -27,6 +27,7 @@ template <class S> struct Entries {
 struct Table {
     Entries<float> single;
     Entries<double> twice;
+    void (*rounded_softmax_loss)(const RoundedSoftmaxLoss&);
 };
 
 // The sets that are compiled: cpu.hpp and the compiler tell which of them the machine has.
