@@ -1,6 +1,8 @@
 """The runtime against the torch model, against itself in other forms, and without torch."""
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -172,18 +174,65 @@ def test_a_fork_goes_its_own_way_and_a_state_can_be_kept(cell: str) -> None:
     model = example(cell)
     session = model.session()
     session.feed("the gate")
-    kept, expected = session.state, session.predict(9)
+    kept, again, expected = session.state, session.state, session.predict(9)
     assert [part.shape for part in kept] == [(2, 9)] * (2 if cell == "lstm" else 1)
     fork = session.fork()
     assert fork.predict(9) == expected
     fork.feed("opens")
     assert session.predict(9) == expected != fork.predict(9)
     session.feed("and")
-    kept[0][:] += 0  # a copy, and the caller's own
     assert model.session(kept).predict(9) == expected
+    continued = model.session(kept)
+    for part in (*kept, *again):  # copies, and the caller's own, on the way out and on the way in
+        part[:] = 0.5
+    assert continued.predict(9) == expected != model.session(kept).predict(9)
+    session.feed("the")
+    again = session.state
+    for part in again:
+        part[:] = 0.5
+    assert session.predict(9) == model.predict("the gate and the", 9)
     assert fork.predict(9) == model.predict("the gate opens", 9)
     with pytest.raises(GlassgateError, match=r"^the state: must be \d of \(2, 9\), got"):
         model.session((kept[0][:1],))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda h: h[:1], "must be 1 of (2, 9), got [(1, 9)]"),
+        (lambda h: h * np.nan, "must be finite in float32, got nan"),
+        (lambda h: h.astype(np.float64) + 1e300, "must be finite in float32, got 1e+300"),
+        (lambda h: h + 1j, "must be real numbers, got complex64"),
+        (lambda h: h.astype(str), "must be real numbers, got <U32"),
+        (lambda h: [[0.0] * 9, [0.0] * 8], "must be 1 of (2, 9), got no arrays: "),
+    ],
+)
+def test_a_state_that_is_none_is_one_line(change: Any, message: str) -> None:
+    model = example("gru")
+    (h,) = model.session().state
+    with pytest.raises(GlassgateError) as raised:
+        model.session((change(h),))
+    assert str(raised.value).startswith(f"the state: {message}")
+    with pytest.raises(GlassgateError, match=r"^the state: must be 1 of \(2, 9\), got no arrays"):
+        model.session(3)  # type: ignore[arg-type]
+
+
+def test_the_state_before_the_first_word_is_nothing_to_go_on_from() -> None:
+    model = example(eos=False)
+    session = model.session(model.session().state)
+    with pytest.raises(GlassgateError, match=r"^the text: is empty"):
+        session.predict(1)
+    session.feed("the")
+    assert session.predict(9) == model.session(session.state).predict(9) == model.predict("the", 9)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_neither_a_model_nor_a_session_is_copied_or_pickled(copied: Any) -> None:
+    model = example()
+    with pytest.raises(GlassgateError, match=r"^the model: is not copied or pickled: share it, or load"):
+        copied(model)
+    with pytest.raises(GlassgateError, match=r"^the session: is not copied or pickled: fork copies it"):
+        copied(model.session())
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
@@ -213,7 +262,7 @@ def test_sessions_together_say_what_is_wrong() -> None:
     sessions = [model.session(), model.session()]
     before = [session.predict(9) for session in sessions]
     wrong: list[tuple[list[Session], list[str], str]] = [
-        (sessions, ["the"], "sessions: one for each of 1 words expected, got 2"),
+        (sessions, ["the"], "words: one for each of 2 sessions expected, got 1"),
         (sessions, ["the", "stone"], "the text: the model does not know the word 'stone'; close to it"),
         (sessions, ["the", "a gate"], "words: one for each session expected, got 'a gate'"),
         (sessions, ["the", ""], "words: one for each session expected, got ''"),
@@ -224,6 +273,8 @@ def test_sessions_together_say_what_is_wrong() -> None:
         with pytest.raises(GlassgateError) as raised:
             model.feed_together(several, words)
         assert str(raised.value).startswith(message.split(";")[0])
+    with pytest.raises(GlassgateError, match=r"^begun: one for each of 1 sessions expected, got 2$"):
+        model.predict_together(sessions[:1], 3, ["a", "b"])
     assert [session.predict(9) for session in sessions] == before  # nothing was read
     model.feed_together(sessions, ["the", "stone"], unknown=True)
     assert sessions[1].predict(9) == model.predict("<unk>", 9)
@@ -246,6 +297,48 @@ def test_a_begun_word_is_completed() -> None:
     assert model.predict("the gate", 2, complete=True) == model.predict("the gate", 99, complete=True)[:2]
     with pytest.raises(GlassgateError, match="does not know the word 'stone'"):
         model.predict("stone ga", complete=True)
+
+
+def test_a_begun_word_keeps_its_marks() -> None:
+    """What is typed of "don't" and "still-born" is "don'" and "still-"; other marks end a word."""
+    text = "I don't know , said the still-born don ' ... still"
+    vocabulary = Vocabulary.build([text], tokens="words")
+    config = ModelConfig(cell="gru", vocabulary=len(vocabulary), embedding=3, hidden=4)
+    model = runtime_model(config, drawn_weights(config, 2), vocabulary)
+    for before, begun, expected in (
+        ("I ", "don", {"don", "don't"}),
+        ("I ", "don'", {"don't"}),
+        ("I ", "don't", {"don't"}),
+        ("the ", "still-", {"still-born"}),
+        ("the ", "still-b", {"still-born"}),
+        ("I know", ",", {","}),
+        ("I know", "'", {"'"}),
+        ("I said,", "don'", {"don't"}),
+        ("I know ", "..", {"..."}),
+        ("I know", "..", {"..."}),
+    ):
+        found = model.predict(before + begun, 100, complete=True)
+        session = model.session()
+        session.feed(before)
+        assert {word for word, _ in found} == expected
+        assert found == session.predict(100, begun)
+    with pytest.raises(GlassgateError, match="does not know the word 'zebra'"):
+        model.predict("I zebra-", complete=True)
+
+
+def test_an_unknown_word_is_told_in_a_line_of_bounded_length() -> None:
+    words = [f"{first}{n:04}" for first in "abcde" for n in range(2_000)]
+    vocabulary = Vocabulary.build([" ".join(words)], tokens="spaces")
+    config = ModelConfig(cell="gru", vocabulary=len(vocabulary), embedding=1, hidden=1)
+    model = runtime_model(config, drawn_weights(config, 2), vocabulary)
+    with pytest.raises(GlassgateError, match="the word 'c10001'; close to it: c1001, c1000, c1500; the opt"):
+        model.predict("c10001")
+    with pytest.raises(GlassgateError) as raised:
+        model.predict("x" * 100_000)
+    assert str(raised.value) == (
+        f"the text: the model does not know the word '{'x' * 80}' ... (100,000 characters); "
+        "the option unknown reads it as <unk>"
+    )
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
