@@ -168,7 +168,8 @@ class Model:
     def score(self, text: str, unknown: bool = False) -> list[tuple[str, float]]:
         """Return the words of a text, each with the log of its probability after those before it.
 
-        Where the model knows no ``<eos>``, the first word is context alone and has no entry.
+        Where the model knows no ``<eos>``, the first word is context alone and has no entry. The ends of
+        lines are white space: no ``<eos>`` is read there, as `glassgate.language.evaluation.evaluate` does.
 
         Parameters
         ----------
