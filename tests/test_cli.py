@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import glassgate
 from glassgate import __version__
 from program import Program
 
@@ -86,17 +87,17 @@ def test_a_whole_training_in_a_process_of_its_own(text: Path, tmp_path: Path) ->
 
 
 def test_predict_prints_words_and_shares(program: Program, model: Path) -> None:
+    expected = glassgate.load(model).predict("w1 w4", 4)
     found = json.loads(program.run("predict", model, "w1 w4", "-k", 4, "--json").out)
-    assert list(found) == ["words"]
-    assert len(found["words"]) == 4
-    assert all(list(entry) == ["word", "probability"] for entry in found["words"])
+    assert found == {"words": [{"word": word, "probability": y} for word, y in expected]}
     printed = program.run("predict", model, "w1 w4", "-k", 4).out.splitlines()
-    for line, entry in zip(printed, found["words"], strict=True):
-        word, share, sign = line.split()
-        assert (word, sign) == (entry["word"], "%")
-        assert share == f"{100 * entry['probability']:.2f}"
-    assert len({line.index(" %") for line in printed}) == 1  # in columns
-    assert len(program.run("predict", model, "w1", "-k", 1000, "--json").out) > 0
+    width = max(len(word) for word, _ in expected)
+    assert printed == [f"{word:<{width}}  {100 * y:6.2f} %" for word, y in expected]
+    everything = json.loads(program.run("predict", model, "w1", "-k", 1000, "--json").out)["words"]
+    assert [entry["word"] for entry in everything] == [
+        word for word, _ in glassgate.load(model).predict("w1", 41)
+    ]
+    assert len(everything) == 41  # all but <unk>
 
 
 def test_generate_writes_words_and_is_reproducible(program: Program, model: Path) -> None:
@@ -147,17 +148,6 @@ def test_evaluate_with_a_cache_and_while_learning(program: Program, model: Path,
     assert {path.name: path.read_bytes() for path in model.iterdir()} == before
     refused = program.run("evaluate", model, text, "--cache-window", 300)
     assert refused.error == "--cache: the options of it were given, but not --cache itself"
-
-
-def test_a_reader_that_goes_away_is_no_error(model: Path) -> None:
-    command = [sys.executable, "-m", "glassgate", "generate", str(model), "--words", "20000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        assert running.stdout is not None
-        assert running.stderr is not None
-        running.stdout.read(10)
-        running.stdout.close()
-        assert running.stderr.read() == ""
-        assert running.wait(60) == 1
 
 
 TEXTS: dict[str, bytes] = {
@@ -332,7 +322,9 @@ def test_a_foreign_or_damaged_folder_is_one_line(
     folder = copy(model, tmp_path / "other-sizes")
     config = json.loads((model / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"hidden": 9, "embedding": 9}))
-    damages.append((folder, "{}/model.safetensors: embedding.weight must be F32 [42, 9], got F32 [42, 8]"))
+    damages.append(
+        (folder, "{}/model.safetensors: embedding.weight must be F32 or BF16 or I8 [42, 9], got F32 [42, 8]")
+    )
     folder = copy(model, tmp_path / "not-a-number")
     weights = load_file(model / "model.safetensors")
     weights["output.bias"][3] = float("nan")
@@ -365,7 +357,7 @@ def test_weights_beyond_use_are_one_line(program: Program, model: Path, text: Pa
         (["predict", "w1", "-k", 0], "-k: must be at least 1, got 0"),
         (
             ["predict", "w1 stranger"],
-            "the text: the model does not know the word 'stranger'; --unknown",
+            "the text: the model does not know the word 'stranger'; the option unknown reads it as <unk>",
         ),
         (["predict", "w1x"], "the text: the model does not know the word 'w1x'; close to it: w1"),
         (["generate", "--prompt", "stranger"], "the text: the model does not know the word 'stranger'"),
@@ -384,8 +376,12 @@ def test_bad_questions_are_one_line(program: Program, model: Path, words: list[o
 
 
 def test_an_unknown_word_may_be_read_as_unk(program: Program, model: Path) -> None:
-    assert program.run("predict", model, "w1 stranger", "--unknown").code == 0
-    assert program.run("generate", model, "--prompt", "stranger", "--unknown", "--words", 2).code == 0
+    found = program.run("predict", model, "w1 stranger", "--unknown").out
+    assert found == program.run("predict", model, "w1 <unk>").out != program.run("predict", model, "w1").out
+    options = ["--words", 2, "--temperature", 0]
+    written = program.run("generate", model, "--prompt", "w1 stranger", "--unknown", *options).out
+    expected = "".join(glassgate.load(model).generate("w1 <unk>", 2, temperature=0))
+    assert written == expected.replace("<unk>", "stranger", 1) + "\n"
 
 
 def test_paths_are_shown_as_they_are(program: Program, text: Path, tmp_path: Path) -> None:
@@ -396,18 +392,3 @@ def test_paths_are_shown_as_they_are(program: Program, text: Path, tmp_path: Pat
     assert ended.err.endswith(f"the model is in {out}\n")
     ended = program.run("train", "--resume", "--out", out)
     assert ended.err.startswith(f"{out}: the training is finished, there is nothing to resume\n")
-
-
-def test_a_missing_library_names_the_extra_that_brings_it(model: Path, text: Path) -> None:
-    code = (
-        "import sys\n"
-        "sys.modules['torch'] = None\n"
-        "import importlib.util\n"
-        "find, importlib.util.find_spec = importlib.util.find_spec, lambda name: None\n"
-        "from glassgate.cli import main\n"
-        "main(sys.argv[1:])\n"
-    )
-    for words in (("train", text), ("demo",)):
-        done = python("-c", code, *map(str, words))
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == "glassgate: error: torch is not installed: pip install 'glassgate[train]'\n"

@@ -53,7 +53,7 @@ def test_a_text_that_is_written_shows_them_too(program: Program, foreign: Path) 
 
 def test_words_close_to_an_unknown_one_are_shown_so(program: Program, foreign: Path) -> None:
     refused = program.run("predict", foreign, "evil")
-    assert "does not know the word 'evil'; close to it: 'ev\\u202eil'; --unknown" in refused.error
+    assert "does not know the word 'evil'; close to it: 'ev\\u202eil'; the option unknown" in refused.error
 
 
 def test_what_is_printable_stays() -> None:

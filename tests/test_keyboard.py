@@ -141,7 +141,7 @@ def test_a_session_shows_each_word_when_the_count_says_so(tmp_path: Path, cell: 
 
 def test_options_out_of_bounds_are_one_line() -> None:
     model = loaded_dice()
-    with pytest.raises(GlassgateError, match=r"^--suggestions: must be at least 1, got 0$"):
+    with pytest.raises(GlassgateError, match=r"^suggestions: must be at least 1, got 0$"):
         Keyboard(model.vocabulary, model.prefixes, 0)
 
 

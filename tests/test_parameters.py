@@ -337,7 +337,7 @@ def test_damaged_and_foreign_folders_are_one_clear_line(tmp_path: Path) -> None:
     weights.write_bytes(b"")
     fails(f"{where}/model.safetensors: is damaged.+")
     weights.unlink()
-    fails(f"{where}: is no whole model folder: model.safetensors is missing")
+    fails(f"{where}: model.safetensors is missing: the model is not whole")
 
     differ = f"{where}: config.json and model.safetensors differ on "
     save_file({**tensors, "output.weight": np.zeros((100, 21), np.float32)}, weights)
@@ -355,7 +355,7 @@ def test_damaged_and_foreign_folders_are_one_clear_line(tmp_path: Path) -> None:
     config.write_text(FOLDERS[0].to_json().replace('"layers": 1', '"layers": 99999999'))
     fails(f"{where}/config.json: layers: must be a whole number from 1 to 10,000, got 99999999")
     config.unlink()
-    fails(f"{where}: is no whole model folder: config.json is missing")
+    fails(f"{where}: is no model folder: config.json is missing")
 
 
 # Errors

@@ -103,9 +103,10 @@ def test_an_unknown_word_is_refused_or_read_as_unk() -> None:
     with pytest.raises(GlassgateError) as raised:
         model.predict("the gaet opens")
     assert str(raised.value) == (
-        "the text: the model does not know the word 'gaet'; close to it: gate; --unknown reads it as <unk>"
+        "the text: the model does not know the word 'gaet'; close to it: gate; "
+        "the option unknown reads it as <unk>"
     )
-    with pytest.raises(GlassgateError, match=r"^the text: the model does not know the word 'xyzzy'; --unkn"):
+    with pytest.raises(GlassgateError, match=r"^the text: the model does not know the word 'xyzzy'; the op"):
         model.generate("xyzzy", 5)
     read = [model.vocabulary.eos, *(model.vocabulary.words.index(word) for word in ("the", "<unk>"))]
     y = probabilities(config, weights, np.array(read)[:, None])[-1, 0]
@@ -120,15 +121,15 @@ def test_an_unknown_word_is_refused_or_read_as_unk() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"words": 0}, "--words: must be at least 1, got 0"),
-        ({"temperature": -0.1}, "--temperature: must be at least 0, got -0.1"),
-        ({"temperature": nan}, "--temperature: must be at least 0, got nan"),
-        ({"top_k": -1}, "--top-k: must be at least 0 (all words), got -1"),
-        ({"top_p": 0.0}, "--top-p: must be above 0 and at most 1, got 0.0"),
-        ({"top_p": 1.01}, "--top-p: must be above 0 and at most 1, got 1.01"),
-        ({"top_p": nan}, "--top-p: must be above 0 and at most 1, got nan"),
-        ({"seed": -1}, "--seed: must be at least 0 and below 2^31, got -1"),
-        ({"seed": 2**31}, f"--seed: must be at least 0 and below 2^31, got {2**31}"),
+        ({"words": 0}, "words: must be at least 1, got 0"),
+        ({"temperature": -0.1}, "temperature: must be at least 0, got -0.1"),
+        ({"temperature": nan}, "temperature: must be at least 0, got nan"),
+        ({"top_k": -1}, "top_k: must be at least 0 (all words), got -1"),
+        ({"top_p": 0.0}, "top_p: must be above 0 and at most 1, got 0.0"),
+        ({"top_p": 1.01}, "top_p: must be above 0 and at most 1, got 1.01"),
+        ({"top_p": nan}, "top_p: must be above 0 and at most 1, got nan"),
+        ({"seed": -1}, "seed: must be at least 0 and below 2^31, got -1"),
+        ({"seed": 2**31}, f"seed: must be at least 0 and below 2^31, got {2**31}"),
     ],
 )
 def test_an_option_out_of_bounds_is_refused_before_the_first_piece(
@@ -143,7 +144,7 @@ def test_an_option_out_of_bounds_is_refused_before_the_first_piece(
 @pytest.mark.parametrize("k", [0, -1])
 def test_fewer_than_one_word_is_refused(k: int) -> None:
     model, _ = loaded_dice()
-    with pytest.raises(GlassgateError, match=f"^-k: must be at least 1, got {k}$"):
+    with pytest.raises(GlassgateError, match=f"^k: must be at least 1, got {k}$"):
         model.predict("gate", k)
 
 

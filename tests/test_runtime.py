@@ -1,9 +1,5 @@
-"""The runtime against the torch model, against itself in other forms, and without torch."""
+"""The runtime against the torch model and against itself in other forms; begun and unknown words, scores."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import glassgate
 from by_hand import drawn_weights, runtime_model
 from glassgate import GlassgateError
-from glassgate.folder.compact import Stored, packed
+from glassgate.folder.compact import SCALES, Stored, packed
 from glassgate.folder.config import ModelConfig
 from glassgate.folder.vocabulary import Vocabulary
-from glassgate.folder.weights import save_weights
 from glassgate.language.model import NextWordModel
-from glassgate.runtime import Model, Session
+from glassgate.runtime import Model
 from glassgate.runtime.matrix import Matrix
 
 WORDS = "the then there gate gates gatehouse open opens a an and door baker bakes loaf of in"
@@ -71,11 +65,14 @@ def in_torch(config: ModelConfig, weights: dict[str, Any], words: Any) -> Any:
 
 
 @settings(max_examples=150)
-@given(configs(), st.integers(0, 2**32 - 1))
-def test_probabilities_are_those_of_the_torch_model(config: ModelConfig, seed: int) -> None:
-    """Over all words, by single steps, over a sequence at once, and of single words."""
+@given(configs(), st.sampled_from(["float32", "bf16", "int8"]), st.integers(0, 2**32 - 1))
+def test_probabilities_are_those_of_the_torch_model(config: ModelConfig, form: Any, seed: int) -> None:
+    """Over all words, by single steps, over a sequence at once, and of single words; in any form."""
     weights = float32(drawn_weights(config, seed))
-    model = runtime_model(config, weights, numbered(config.vocabulary, config.eos == "line"))
+    arrays = weights if form == "float32" else packed(weights, form)
+    stored = {name: Stored(arrays[name], arrays.get(name + SCALES)) for name in weights}
+    weights = {name: tensor.unpacked() for name, tensor in stored.items()}
+    model = Model(config, numbered(config.vocabulary, config.eos == "line"), stored)
     words = np.random.default_rng(seed).integers(config.vocabulary, size=(6, 3))
     expected = in_torch(config, weights, words)
     network = model.network
@@ -152,86 +149,6 @@ def example(cell: str = "lstm", dtype: type = np.float32, eos: bool = True) -> M
     return runtime_model(config, weights, vocabulary)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_a_session_is_a_prediction_word_by_word(cell: str) -> None:
-    model = example(cell)
-    session, read = model.session(), []
-    assert session.predict(4) == model.predict("", 4)
-    for word in ["the", "gate", "opens", "and", "the", "baker", "bakes", "a", "loaf"]:
-        session.feed(word)
-        read.append(word)
-        assert session.predict(4) == model.predict(" ".join(read), 4)
-    at_once = model.session()
-    at_once.feed(" ".join(read))
-    assert at_once.predict(9) == session.predict(9)
-    assert session.model is model
-
-
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_a_fork_goes_its_own_way_and_a_state_can_be_kept(cell: str) -> None:
-    model = example(cell)
-    session = model.session()
-    session.feed("the gate")
-    kept, expected = session.state, session.predict(9)
-    assert [part.shape for part in kept] == [(2, 9)] * (2 if cell == "lstm" else 1)
-    fork = session.fork()
-    assert fork.predict(9) == expected
-    fork.feed("opens")
-    assert session.predict(9) == expected != fork.predict(9)
-    session.feed("and")
-    kept[0][:] += 0  # a copy, and the caller's own
-    assert model.session(kept).predict(9) == expected
-    assert fork.predict(9) == model.predict("the gate opens", 9)
-    with pytest.raises(GlassgateError, match=r"^the state: must be \d of \(2, 9\), got"):
-        model.session((kept[0][:1],))
-
-
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_sessions_together_are_sessions_alone(cell: str) -> None:
-    """In float64, whose rounding lies far below what is compared."""
-    model = example(cell, np.float64)
-    texts = ["", "the", "the gate", "a door", "and then the baker"]
-    together, alone = [model.session() for _ in texts], [model.session() for _ in texts]
-    for one, other, text in zip(together, alone, texts, strict=True):
-        one.feed(text)
-        other.feed(text)
-    for words in (["gate", "an", "opens", "of", "bakes"], ["in", "the", "gates", "a", "loaf"]):
-        model.feed_together(together, words)
-        for session, word in zip(alone, words, strict=True):
-            session.feed(word)
-        for session, found in zip(alone, model.predict_together(together, 6), strict=True):
-            assert dict(found) == pytest.approx(dict(session.predict(6)), rel=1e-12)
-    begun = ["g", "", "the", "g", "o"]
-    for session, letters, found in zip(alone, begun, model.predict_together(together, 3, begun), strict=True):
-        assert dict(found) == pytest.approx(dict(session.predict(3, letters)), rel=1e-12)
-    assert model.predict_together([], 3) == []
-    model.feed_together([], [])
-
-
-def test_sessions_together_say_what_is_wrong() -> None:
-    model, other = example(), example()
-    sessions = [model.session(), model.session()]
-    before = [session.predict(9) for session in sessions]
-    wrong: list[tuple[list[Session], list[str], str]] = [
-        (sessions, ["the"], "sessions: one for each of 1 words expected, got 2"),
-        (sessions, ["the", "stone"], "the text: the model does not know the word 'stone'; close to it"),
-        (sessions, ["the", "a gate"], "words: one for each session expected, got 'a gate'"),
-        (sessions, ["the", ""], "words: one for each session expected, got ''"),
-        ([sessions[0], sessions[0]], ["the", "a"], "sessions: each must stand there once"),
-        ([sessions[0], other.session()], ["the", "a"], "sessions: must be of this model"),
-    ]
-    for several, words, message in wrong:
-        with pytest.raises(GlassgateError) as raised:
-            model.feed_together(several, words)
-        assert str(raised.value).startswith(message.split(";")[0])
-    assert [session.predict(9) for session in sessions] == before  # nothing was read
-    model.feed_together(sessions, ["the", "stone"], unknown=True)
-    assert sessions[1].predict(9) == model.predict("<unk>", 9)
-    empty = example(eos=False).session()
-    with pytest.raises(GlassgateError, match=r"^the text: is empty"):
-        empty.predict()
-
-
 def test_a_begun_word_is_completed() -> None:
     model = example()
     everything = dict(model.predict("the", 1000))
@@ -246,6 +163,48 @@ def test_a_begun_word_is_completed() -> None:
     assert model.predict("the gate", 2, complete=True) == model.predict("the gate", 99, complete=True)[:2]
     with pytest.raises(GlassgateError, match="does not know the word 'stone'"):
         model.predict("stone ga", complete=True)
+
+
+def test_a_begun_word_keeps_its_marks() -> None:
+    """What is typed of "don't" and "still-born" is "don'" and "still-"; other marks end a word."""
+    text = "I don't know , said the still-born don ' ... still"
+    vocabulary = Vocabulary.build([text], tokens="words")
+    config = ModelConfig(cell="gru", vocabulary=len(vocabulary), embedding=3, hidden=4)
+    model = runtime_model(config, drawn_weights(config, 2), vocabulary)
+    for before, begun, expected in (
+        ("I ", "don", {"don", "don't"}),
+        ("I ", "don'", {"don't"}),
+        ("I ", "don't", {"don't"}),
+        ("the ", "still-", {"still-born"}),
+        ("the ", "still-b", {"still-born"}),
+        ("I know", ",", {","}),
+        ("I know", "'", {"'"}),
+        ("I said,", "don'", {"don't"}),
+        ("I know ", "..", {"..."}),
+        ("I know", "..", {"..."}),
+    ):
+        found = model.predict(before + begun, 100, complete=True)
+        session = model.session()
+        session.feed(before)
+        assert {word for word, _ in found} == expected
+        assert found == session.predict(100, begun)
+    with pytest.raises(GlassgateError, match="does not know the word 'zebra'"):
+        model.predict("I zebra-", complete=True)
+
+
+def test_an_unknown_word_is_told_in_a_line_of_bounded_length() -> None:
+    words = [f"{first}{n:04}" for first in "abcde" for n in range(2_000)]
+    vocabulary = Vocabulary.build([" ".join(words)], tokens="spaces")
+    config = ModelConfig(cell="gru", vocabulary=len(vocabulary), embedding=1, hidden=1)
+    model = runtime_model(config, drawn_weights(config, 2), vocabulary)
+    with pytest.raises(GlassgateError, match="the word 'c10001'; close to it: c1001, c1000, c1500; the opt"):
+        model.predict("c10001")
+    with pytest.raises(GlassgateError) as raised:
+        model.predict("x" * 100_000)
+    assert str(raised.value) == (
+        f"the text: the model does not know the word '{'x' * 80}' ... (100,000 characters); "
+        "the option unknown reads it as <unk>"
+    )
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
@@ -264,104 +223,7 @@ def test_the_score_of_a_text_is_the_probability_of_each_word(
         [log for _, log in found], rel=1e-12
     )
     assert model.score("") == []
+    assert model.score("the gate\nopens\n") == model.score("the gate opens")  # no <eos> where a line ends
     assert [word for word, _ in model.score("the stone opens", unknown=True)][-2:] == ["stone", "opens"]
     with pytest.raises(GlassgateError, match="does not know the word 'stone'"):
         model.score("the stone")
-
-
-def write(folder: Path, weights: dict[str, Any], model: Model) -> Path:
-    folder.mkdir()
-    (folder / "config.json").write_text(model.config.to_json())
-    model.vocabulary.save(folder / "tokenizer.json")
-    save_weights(folder / "model.safetensors", weights)
-    return folder
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    model = example()
-    return write(tmp_path / "m", float32(drawn_weights(model.config, 5)), model)
-
-
-def test_a_loaded_model_predicts_as_the_one_that_was_saved(folder: Path) -> None:
-    model = glassgate.load(str(folder))
-    assert model.predict("the gate", 9) == example().predict("the gate", 9)
-    assert not model.network.embedding.stored.values.flags.writeable  # the file's own bytes
-    (folder / "model.safetensors").unlink()
-    assert model.predict("a loaf of", 9) == example().predict("a loaf of", 9)
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_weight_that_is_no_number_is_refused(folder: Path, value: float) -> None:
-    weights = float32(drawn_weights(example().config, 5))
-    weights["output.bias"][3] = value
-    save_weights(folder / "model.safetensors", weights)
-    with pytest.raises(GlassgateError, match=r"output.bias holds a value that is no finite number$"):
-        glassgate.load(folder)
-
-
-def test_probabilities_that_are_no_numbers_are_one_line() -> None:
-    """Weights that are finite, and whose products are not."""
-    model = example()
-    weights = float32(drawn_weights(model.config, 5))
-    weights["embedding.weight"][:] *= 3e38
-    weights["projection.weight"][:] = 3e38
-    broken = runtime_model(model.config, weights, model.vocabulary)
-    with pytest.raises(GlassgateError, match=r"^the model: its probabilities are no numbers: it is damaged"):
-        broken.predict("the gate")
-
-
-def test_nothing_of_it_needs_torch(folder: Path) -> None:
-    """Import and use, in a process where torch cannot be imported."""
-    (folder / "text.txt").write_text("the gate opens\nand the baker bakes\n")
-    code = """
-import sys
-sys.modules["torch"] = None
-import json, glassgate
-from pathlib import Path
-from glassgate.language.evaluation import evaluate
-model = glassgate.load("m")
-session = model.session()
-session.feed("the")
-fork = session.fork()
-model.feed_together([session, fork], ["gate", "door"])
-print(json.dumps([
-    session.predict(3),
-    "".join(model.generate("the", 5, seed=3)),
-    model.score("the gate"),
-    evaluate(model, [Path("m/text.txt")]).tokens,
-]))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=folder.parent, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    predicted, written, scores, tokens = json.loads(done.stdout)
-    model = example()
-    assert [word for word, _ in predicted] == [word for word, _ in model.predict("the gate", 3)]
-    assert written == "".join(model.generate("the", 5, seed=3))
-    assert dict(scores) == pytest.approx(dict(model.score("the gate")))
-    assert tokens == 9
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (("predict", "m", "the gate", "-k", "2"), 2),
-        (("predict", "m", "the ga", "--complete"), 3),
-        (("predict", "m", "the zebra", "--complete"), 0),
-        (("evaluate", "m", "m/text.txt"), 7),
-        (("generate", "m", "--prompt", "the", "--words", "3", "--temperature", "0"), None),
-    ],
-)
-def test_the_commands_need_no_torch(folder: Path, words: tuple[str, ...], expected: int | None) -> None:
-    (folder / "text.txt").write_text("the gate opens\nand the baker bakes\n")
-    code = "import sys; sys.modules['torch'] = None; from glassgate.cli import main; main(sys.argv[1:])"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=folder.parent, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    if expected is None:
-        assert done.stdout == "".join(example().generate("the", 3, temperature=0)) + "\n"
-    else:
-        assert len(done.stdout.splitlines()) == expected

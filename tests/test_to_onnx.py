@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 
+import glassgate
 from by_hand import drawn_weights, runtime_model
 from glassgate import GlassgateError
 from glassgate.exchange import to_onnx
@@ -17,6 +18,7 @@ from glassgate.folder.compact import Stored
 from glassgate.folder.config import ModelConfig
 from glassgate.folder.vocabulary import Vocabulary
 from glassgate.folder.weights import save_weights
+from glassgate.language.compress import compress
 from program import Program
 
 # Both round float32 sums of at most 40 products behind logits below 20; see test_runtime.py.
@@ -42,6 +44,16 @@ FORMS: dict[str, dict[str, Any]] = {
 def drawn(**form: Any) -> tuple[ModelConfig, dict[str, Any]]:
     config = ModelConfig(**{"vocabulary": 30, "embedding": 6, "hidden": 11, "eos": "none", **form})
     return config, {name: w.astype(np.float32) for name, w in drawn_weights(config, 8).items()}
+
+
+def write(folder: Path, config: ModelConfig, weights: dict[str, Any]) -> Path:
+    eos = config.eos == "line"
+    folder.mkdir()
+    (folder / "config.json").write_text(config.to_json())
+    words = " ".join(f"w{n}" for n in range(29 - eos))
+    Vocabulary.build([words], tokens="spaces", eos=eos).save(folder / "tokenizer.json")
+    save_weights(folder / "model.safetensors", weights)
+    return folder
 
 
 def session(model: Any) -> Any:
@@ -77,14 +89,44 @@ def test_onnx_runtime_finds_the_same_probabilities_and_states(form: str) -> None
             state = tuple(after)
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+def test_a_compressed_folder_is_exported_as_what_it_stores(tmp_path: Path, dtype: Any) -> None:
+    config, weights = drawn(cell="gru", layers=2, output="adaptive", cutoffs=(7, 20))
+    compress(write(tmp_path / "m", config, weights), tmp_path / "small", dtype)
+    to_onnx.export_onnx(tmp_path / "small", tmp_path / "model.onnx")
+    network = glassgate.load(tmp_path / "small").network
+    state = network.initial_state(2)
+    words = np.random.default_rng(4).integers(30, size=(6, 2))
+    logs, after = session(onnx.load(tmp_path / "model.onnx")).run(
+        None, {"words": words, "h": state[0].copy()}
+    )
+    expected = network.output.log_probabilities(network.run(words, state).reshape(12, -1))
+    np.testing.assert_allclose(logs, expected.reshape(6, 2, 30), rtol=CLOSE, atol=CLOSE)
+    np.testing.assert_allclose(after, state[0], rtol=CLOSE, atol=CLOSE)
+    assert logs.std() > 0.1  # not one probability for all
+
+
+def test_eos_is_fed_first(tmp_path: Path) -> None:
+    """What `predict` does by itself a caller of the graph does: the text begins with <eos>."""
+    config, weights = drawn(cell="gru", eos="line")
+    model = glassgate.load(write(tmp_path / "m", config, weights))
+    assert model.vocabulary.eos is not None
+    words = [model.vocabulary.eos, *model.numbers("w3 w5")]
+    graph, h = (
+        session(to_onnx.onnx_model(config, weights, probabilities=True)),
+        model.network.initial_state(1)[0],
+    )
+    y = graph.run(None, {"words": np.array(words)[:, None], "h": h})[0][-1, 0]
+    found = dict(model.predict("w3 w5", 100))
+    for number, word in enumerate(model.vocabulary.words[1:], 1):
+        assert found[word] == pytest.approx(y[number], rel=CLOSE)
+    bare = graph.run(None, {"words": np.array(words[1:])[:, None], "h": h})[0][-1, 0]
+    assert np.abs(bare / y - 1).max() > 100 * CLOSE
+
+
 def test_the_command_writes_the_file_whole_or_not_at_all(program: Program, tmp_path: Path) -> None:
     config, weights = drawn(cell="gru")
-    folder = tmp_path / "m"
-    folder.mkdir()
-    (folder / "config.json").write_text(config.to_json())
-    words = " ".join(f"w{n}" for n in range(29))
-    Vocabulary.build([words], tokens="spaces", eos=False).save(folder / "tokenizer.json")
-    save_weights(folder / "model.safetensors", weights)
+    folder = write(tmp_path / "m", config, weights)
     file = tmp_path / "model.onnx"
     ended = program.run("export", folder, file)
     assert (ended.code, ended.out) == (0, "")

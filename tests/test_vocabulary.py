@@ -348,3 +348,14 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path) == "cannot be read: Is a directory"
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     assert refusal(tmp_path / "loop") == "cannot be read: Too many levels of symbolic links"
+
+
+def test_a_vocabulary_of_unk_alone_is_refused(path: Path) -> None:
+    """It could say nothing: <unk> is never shown. <eos> alone is a word that may come."""
+    table = json.loads(path.read_text())
+    table["model"]["vocab"] = {UNK: 0}
+    path.write_text(json.dumps(table))
+    assert refusal(path) == f"knows no word: expected one at least beside {UNK}, which is never shown"
+    table["model"]["vocab"] = {UNK: 0, EOS: 1}
+    path.write_text(json.dumps(table))
+    assert Vocabulary.load(path).words == [UNK, EOS]

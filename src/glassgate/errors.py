@@ -4,7 +4,9 @@ __all__ = ["GlassgateError"]
 
 
 class GlassgateError(Exception):
-    """Bad input, told in one line: where, the rule, what was expected and what came.
+    """Bad input, told in one line: where, and the rule with what was expected and came.
+
+    What is missing, damaged or cannot be read is told with the reason alone.
 
     The command line prints the message and ends with exit code 2; anything else that is
     raised is a defect of glassgate and shows its traceback.

@@ -4,6 +4,8 @@ Every module here imports nothing heavy at its top, so that ``glassgate --help``
 what a command needs it imports when it runs.
 """
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -54,7 +56,7 @@ def _options(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and end the process: 0 done, 2 bad input, 130 interrupted.
+    """Run the command line and end the process: 0 done, 2 bad input or a full output, 130 interrupted.
 
     Parameters
     ----------
@@ -84,6 +86,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = 2
     except GlassgateError as error:
         print(f"glassgate: error: {error}", file=sys.stderr)
+        code = 2
+    except OSError as error:
+        # Files are written under `reporting_disk_errors`, so that what finds no room here is the output.
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        print(f"glassgate: error: the output: cannot be written: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left must not be tried again
         code = 2
     except (KeyboardInterrupt, typer.Abort):
         print("glassgate: interrupted", file=sys.stderr)

@@ -1,5 +1,6 @@
 """``glassgate bench``: the layers beside their peers, on this machine."""
 
+from os.path import isdir
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +38,8 @@ def command(
     from glassgate.errors import GlassgateError
     from glassgate.folder.files import write_atomically
 
-    if json is not None and (json.is_dir() or not json.absolute().parent.is_dir()):
+    # Unlike a path's own method isdir answers for a name too long as well.
+    if json is not None and (isdir(json) or not isdir(json.absolute().parent)):
         raise GlassgateError(f"--json: expected a file in an existing folder, got {json}")
     report = measure(
         tuple(WORKS.values()) if work is None else parse_works(work),

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from glassgate.cli.common import needs, size_of_texts
+
 
 def command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A model folder, in float32.")],
@@ -18,6 +20,7 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a model folder with smaller weights; all commands read it as any other."""
+    needs("rich")
     from json import dumps
 
     from rich.console import Console
@@ -25,7 +28,7 @@ def command(
     from glassgate.language.compress import compress
     from glassgate.language.progress import ProgressDisplay
 
-    total = sum(path.stat().st_size for path in text or [] if path.is_file())
+    total = size_of_texts(text or [])
     with ProgressDisplay(Console(stderr=True), "measuring") as display:
 
         def report(when: str, tokens: int, value: float) -> None:

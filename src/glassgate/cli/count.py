@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
+from glassgate.cli.common import needs
 from glassgate.errors import GlassgateError
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def command(
         typer.echo(dumps(counted.as_dict()))
         return
 
+    needs("rich")
     from rich.console import Console
 
     console = Console(highlight=False)

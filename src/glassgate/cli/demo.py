@@ -27,6 +27,7 @@ def command(
 ) -> None:
     """Count, train and look into the notes' exercise: an LSTM of 20 nodes with 4,400 weights."""
     needs("torch", "train")
+    needs("rich")
     from tempfile import TemporaryDirectory
 
     from rich.console import Console

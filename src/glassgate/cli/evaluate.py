@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from glassgate.cli.common import needs
+from glassgate.cli.common import naming_options, needs, size_of_texts
 
 
 def command(
@@ -52,6 +52,7 @@ def command(
     every <eos> and <unk> counts. <unk> is never suggested, so an unknown word is a miss. What --cache,
     --dynamic and --keyboard measure stands beside the plain figures, and the folder is never changed.
     """
+    needs("rich")
     from dataclasses import replace
     from json import dumps
 
@@ -82,9 +83,10 @@ def command(
     typed = 2000 if keyboard_words is None else keyboard_words
     if typed < 1:
         raise GlassgateError(f"--keyboard-words: must be at least 1, got {typed}")
+    total = size_of_texts(texts)
     model = load(folder)
-    keys = Keyboard(model.vocabulary, model.prefixes, suggestions, keep=typed if keyboard else 0)
-    total = sum(path.stat().st_size for path in texts if path.is_file())
+    with naming_options("suggestions"):
+        keys = Keyboard(model.vocabulary, model.prefixes, suggestions, keep=typed if keyboard else 0)
     with ProgressDisplay(Console(stderr=True), "reading") as display:
         # How many tokens there are is known at the end; about five bytes make one, and gzip halves that.
         found = evaluate(

@@ -10,7 +10,7 @@ from glassgate.cli.common import needs
 
 def command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A model folder.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="The file to write.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="The file to write or replace.")],
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Put out probabilities instead of their logs.")
     ] = False,

@@ -51,6 +51,7 @@ def command(
     """
     if (sentence is None) == (text is None):
         raise GlassgateError("look: either a sentence or --text FILE expected")
+    needs("rich")
     if text is not None:
         from glassgate.cli.look_edit import show_experiment
 

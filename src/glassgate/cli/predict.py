@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from glassgate.cli.common import printable, use_one_thread
+from glassgate.cli.common import naming_options, printable, use_one_thread
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A model folder.")]
 Unknown = Annotated[bool, typer.Option("--unknown", help="Read unknown words as <unk>.")]
@@ -28,7 +28,9 @@ def predict(
 
     from glassgate.runtime import load
 
-    found = load(folder).predict(text, k, unknown, complete)
+    model = load(folder)
+    with naming_options("k"):
+        found = model.predict(text, k, unknown, complete)
     if json:
         words = [{"word": word, "probability": probability} for word, probability in found]
         typer.echo(dumps({"words": words}, ensure_ascii=False))
@@ -53,9 +55,11 @@ def generate(
     use_one_thread()
     from glassgate.runtime import load
 
-    pieces = load(folder).generate(
-        prompt, words, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, unknown=unknown
-    )
+    model = load(folder)
+    with naming_options("words", "temperature", "top_k", "top_p", "seed"):
+        pieces = model.generate(
+            prompt, words, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, unknown=unknown
+        )
     for piece in pieces:
         typer.echo(piece if piece == "\n" else printable(piece), nl=False)  # <eos> ends the line
     typer.echo()

@@ -38,7 +38,8 @@ def export_onnx(folder: Path, file: Path, probabilities: bool = False) -> None:
     ``h_next``, and ``c_next`` float32 [layers, batch, hidden]    the state after the last word
     ========================== ======= ========================== =========================================
 
-    Time and batch are free in every call.
+    Time and batch are free in every call. Where the model knows ``<eos>``, a text begins with its number:
+    the runtime reads it by itself, a caller of the graph feeds it.
 
     Parameters
     ----------

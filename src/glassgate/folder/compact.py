@@ -6,6 +6,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from glassgate.errors import GlassgateError
+
 __all__ = ["SCALES", "Compact", "Stored", "packed"]
 
 Compact = Literal["bf16", "int8"]
@@ -42,7 +44,8 @@ class Stored(NamedTuple):
         if not self.values.size:
             return True
         if self.scales is not None:
-            return bool(np.isfinite(self.scales * np.float32(LARGEST_INT8 + 1)).all())
+            largest = np.finfo(np.float32).max / np.float32(LARGEST_INT8 + 1)
+            return bool((np.abs(self.scales) <= largest).all())
         if self.values.dtype == np.uint16:
             return bool((self.values & 0x7FFF).max() < 0x7F80)  # the exponent of what is no number
         return bool(np.isfinite(self.values.min()) and np.isfinite(self.values.max()))
@@ -68,6 +71,11 @@ def packed(weights: Mapping[str, Array], dtype: Compact) -> dict[str, npt.NDArra
     dict of str to array
         What is to be stored: uint16 for bf16; for int8 also each matrix's ``.scales``.
 
+    Raises
+    ------
+    GlassgateError
+        When a weight is so close to the largest float32 that rounding it gives no finite number.
+
     Examples
     --------
     >>> stored = packed({"V": np.array([[1.0, -0.5, 0.25]], np.float32)}, "int8")
@@ -86,4 +94,7 @@ def packed(weights: Mapping[str, Array], dtype: Compact) -> dict[str, npt.NDArra
             some = np.where(scales > 0, scales, np.float32(1))  # a row of zeros, or next to it
             integers = np.clip(np.rint(values / some[:, None]), -LARGEST_INT8, LARGEST_INT8)
             stored[name], stored[name + SCALES] = integers.astype(np.int8), scales
+        if not Stored(stored[name], stored.get(name + SCALES)).finite():
+            largest = np.abs(values).max()
+            raise GlassgateError(f"{name}: must stay finite when it is rounded to {dtype}, got {largest:.8g}")
     return stored

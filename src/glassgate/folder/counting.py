@@ -1,12 +1,11 @@
 """Count what a model folder holds."""
 
-from os.path import isdir, isfile
 from pathlib import Path
 
 from glassgate.errors import GlassgateError
 from glassgate.folder.compact import SCALES
 from glassgate.folder.config import ModelConfig
-from glassgate.folder.model import CONFIG, WEIGHTS
+from glassgate.folder.model import CONFIG, WEIGHTS, check_files
 from glassgate.folder.weights import read_header
 from glassgate.parameters import Count, Network, count
 
@@ -55,11 +54,7 @@ def count_folder(folder: Path | str) -> Count:
 
 def _read_folder(folder: Path) -> tuple[Network, dict[str, tuple[int, ...]]]:
     """Read what config.json tells, and the shape of each tensor in the header of model.safetensors."""
-    if not isdir(folder):
-        raise GlassgateError(f"{folder}: no such model folder")
-    for name in (CONFIG, WEIGHTS):
-        if not isfile(folder / name):
-            raise GlassgateError(f"{folder}: is no whole model folder: {name} is missing")
+    check_files(folder, WEIGHTS)
     config = ModelConfig.load(folder / CONFIG)
     header = read_header(folder / WEIGHTS)
     header.pop("__metadata__", None)

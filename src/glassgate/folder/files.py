@@ -10,7 +10,7 @@ from typing import Any
 
 from glassgate.errors import GlassgateError
 
-__all__ = ["read_json", "replacing", "reporting_disk_errors", "write_atomically"]
+__all__ = ["read_bytes", "read_json", "replacing", "reporting_disk_errors", "write_atomically"]
 
 
 @contextmanager
@@ -122,6 +122,26 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return what a file holds.
+
+    Raises
+    ------
+    GlassgateError
+        When it cannot be read.
+
+    Examples
+    --------
+    >>> read_bytes(Path("no-such-file"))
+    Traceback (most recent call last):
+    glassgate.errors.GlassgateError: no-such-file: cannot be read: No such file or directory
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise GlassgateError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def read_json(path: Path, largest: int, kind: str) -> Any:

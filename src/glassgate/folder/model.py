@@ -1,14 +1,24 @@
 """A model folder as a whole: what is read from it, and how it is made."""
 
-from os.path import isdir, isfile
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 
 from glassgate.errors import GlassgateError
 from glassgate.folder.config import ModelConfig
 from glassgate.folder.files import reporting_disk_errors
 from glassgate.folder.vocabulary import Vocabulary
 
-__all__ = ["CARD", "CONFIG", "METRICS", "PICTURE", "TOKENIZER", "WEIGHTS", "make_folder", "read_folder"]
+__all__ = [
+    "CARD",
+    "CONFIG",
+    "METRICS",
+    "PICTURE",
+    "TOKENIZER",
+    "WEIGHTS",
+    "check_files",
+    "make_folder",
+    "read_folder",
+]
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -16,6 +26,39 @@ TOKENIZER = "tokenizer.json"
 CARD = "README.md"
 METRICS = "metrics.jsonl"
 PICTURE = "loss.png"
+
+
+def check_files(folder: Path, *names: str) -> None:
+    """Check that a model folder is there, and its config.json and files besides.
+
+    Raises
+    ------
+    GlassgateError
+        When one is missing, or may not be looked at.
+
+    Examples
+    --------
+    >>> check_files(Path("no-such-folder"), WEIGHTS)
+    Traceback (most recent call last):
+    glassgate.errors.GlassgateError: no-such-folder: no such model folder
+    """
+    if not S_ISDIR(_mode(folder)):
+        raise GlassgateError(f"{folder}: no such model folder")
+    if not S_ISREG(_mode(folder / CONFIG)):
+        raise GlassgateError(f"{folder}: is no model folder: {CONFIG} is missing")
+    for name in names:
+        if not S_ISREG(_mode(folder / name)):
+            raise GlassgateError(f"{folder}: {name} is missing: the model is not whole")
+
+
+def _mode(path: Path) -> int:
+    """Return what stands at a path, as `os.stat` tells it; 0: nothing."""
+    try:
+        return path.stat().st_mode
+    except PermissionError as error:
+        raise GlassgateError(f"{path}: cannot be read: {error.strerror}") from error
+    except (OSError, ValueError):  # also a name too long, or one with a NUL
+        return 0
 
 
 def read_folder(folder: Path) -> tuple[ModelConfig, Vocabulary]:
@@ -42,13 +85,7 @@ def read_folder(folder: Path) -> tuple[ModelConfig, Vocabulary]:
     Traceback (most recent call last):
     glassgate.errors.GlassgateError: no-such-folder: no such model folder
     """
-    if not isdir(folder):  # unlike a path's own method it answers for a name too long as well
-        raise GlassgateError(f"{folder}: no such model folder")
-    if not isfile(folder / CONFIG):
-        raise GlassgateError(f"{folder}: is no model folder: {CONFIG} is missing")
-    for name in (TOKENIZER, WEIGHTS):
-        if not isfile(folder / name):
-            raise GlassgateError(f"{folder}: {name} is missing: the model is not whole")
+    check_files(folder, TOKENIZER, WEIGHTS)
     config = ModelConfig.load(folder / CONFIG)
     vocabulary = Vocabulary.load(folder / TOKENIZER)
     if len(vocabulary) != config.vocabulary:

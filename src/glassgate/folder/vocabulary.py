@@ -13,11 +13,12 @@ from glassgate.errors import GlassgateError
 from glassgate.folder.cutting import UNK, Cutter, Tokens, WordCounts, library_tokenizer
 from glassgate.folder.files import read_json, write_atomically
 
-__all__ = ["EOS", "UNK", "Tokens", "Vocabulary"]
+__all__ = ["EOS", "UNK", "Tokens", "Vocabulary", "quoted"]
 
 EOS = "<eos>"
 LARGEST_FILE = 256 << 20  # bytes of tokenizer.json that are accepted; ten million words need less
 MOST_KEPT = 1 << 19  # pieces of text whose numbers are kept
+LONGEST_SHOWN = 80  # characters of a word in a message
 LONGEST_KEPT = 64  # characters of such a piece: what is sent to a server must not fill its memory
 
 
@@ -54,6 +55,8 @@ class Vocabulary:
         self.words = list(numbers) if in_order else sorted(numbers, key=numbers.__getitem__)
         if not in_order and [numbers[word] for word in self.words] != list(range(len(numbers))):
             raise GlassgateError("the words are not numbered from 0 without a gap")
+        if len(numbers) == (UNK in numbers):
+            raise GlassgateError(f"knows no word: expected one at least beside {UNK}, which is never shown")
         self.unk: int | None = numbers.get(UNK)
         self.eos: int | None = numbers.get(EOS)
         self.tokens, self.lowercase = tokens, lowercase
@@ -205,6 +208,19 @@ class Vocabulary:
         self.normalise(text)  # refuses what no file can hold, by its place in the text
         return [word for piece in self._cutter.pieces(text) for word in self._cutter.words(piece)]
 
+    def cut_begun(self, text: str) -> tuple[list[str], list[str]]:
+        """Cut a text whose last word may be unfinished: what stands before its last piece, and that piece.
+
+        Examples
+        --------
+        >>> vocabulary = Vocabulary.build(["I don't know"], tokens="words")
+        >>> vocabulary.cut_begun("I don'"), vocabulary.cut_begun("I ")
+        ((['I'], ['don', "'"]), (['I'], []))
+        """
+        words, pieces = self.cut(text), self._cutter.pieces(text)
+        begun = self.cut(pieces[-1]) if pieces and text.endswith(pieces[-1]) else []
+        return words[: len(words) - len(begun)], begun
+
     def encode(self, texts: Iterable[str]) -> list[list[int]]:
         """Turn texts into word numbers; an unknown word becomes ``<unk>``.
 
@@ -253,12 +269,27 @@ class _Kept(dict[str, Any]):
         for word in self.cutter.words(piece):
             number = self.numbers.get(word, self.unk)
             if number is None:
-                raise GlassgateError(f"the text: the word {word!r} is not in the closed vocabulary")
+                raise GlassgateError(f"the text: the word {quoted(word)} is not in the closed vocabulary")
             found.append(number)
         value = found[0] if self.cutter.tokens == "spaces" else tuple(found)
         if len(piece) <= LONGEST_KEPT:
             self[piece] = value
         return value
+
+
+def quoted(word: str) -> str:
+    """Return a word as a message shows it: in quotation marks, of a long one the beginning.
+
+    Examples
+    --------
+    >>> quoted("gate"), quoted("x" * 1000)[:12], quoted("x" * 1000)[-25:]
+    ("'gate'", "'xxxxxxxxxxx", "x' ... (1,000 characters)")
+    """
+    return (
+        repr(word)
+        if len(word) <= LONGEST_SHOWN
+        else f"{word[:LONGEST_SHOWN]!r} ... ({len(word):,} characters)"
+    )
 
 
 def _recognise(table: Any) -> tuple[dict[str, int], Tokens, bool]:

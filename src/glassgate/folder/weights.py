@@ -100,9 +100,10 @@ def load_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
 
 
 def map_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Stored]:
-    """Map exactly the tensors that are expected, as they are stored: read-only, read where they are used.
+    """Map exactly the tensors that are expected, as they are stored: read-only, and not copied.
 
-    Processes that map one file share its memory. The map stays valid when the file is replaced or
+    Every value is read once, to see that it is a finite number. Processes that map one file share its
+    memory. The map stays valid when the file is replaced or
     removed, as `save_weights` does it.
 
     Parameters
@@ -138,10 +139,11 @@ def map_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
         names = ", ".join(map(repr, sorted(header.keys() ^ (shapes.keys() | scales))[:5]))
         raise GlassgateError(f"{path}: must hold the tensors that config.json tells; at odds: {names}")
     for name, shape in {**shapes, **{name: shapes[name.removesuffix(SCALES)][:1] for name in scales}}.items():
-        entry = header[name]
-        if entry["shape"] != list(shape) or entry["dtype"] not in (MATRIX if len(shape) > 1 else VECTOR):
+        entry, forms = header[name], MATRIX if len(shape) > 1 else VECTOR
+        if entry["shape"] != list(shape) or entry["dtype"] not in forms:
             raise GlassgateError(
-                f"{path}: {name} must be F32 {list(shape)}, got {entry['dtype']} {entry['shape']}"
+                f"{path}: {name} must be {' or '.join(forms)} {list(shape)}, "
+                f"got {entry['dtype']} {entry['shape']}"
             )
     data = _map(path)
     begin = 8 + int.from_bytes(data[:8], "little")
@@ -209,8 +211,10 @@ def _map(path: Path) -> mmap:
     try:
         with path.open("rb") as file:
             return mmap(file.fileno(), 0, access=ACCESS_READ)
-    except (OSError, ValueError) as error:
-        raise GlassgateError(f"{path}: cannot be read: {error}") from error
+    except OSError as error:
+        raise GlassgateError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:  # it is empty by now
+        raise GlassgateError(f"{path}: was changed while it was read") from error
 
 
 def _check_layout(path: Path, entries: list[dict[str, Any]], size: int) -> None:

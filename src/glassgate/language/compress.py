@@ -2,12 +2,13 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from os.path import lexists
 from pathlib import Path
 from secrets import token_hex
 
 from glassgate.errors import GlassgateError
 from glassgate.folder.compact import Compact, packed
-from glassgate.folder.files import reporting_disk_errors, write_atomically
+from glassgate.folder.files import read_bytes, reporting_disk_errors, write_atomically
 from glassgate.folder.model import CARD, CONFIG, METRICS, PICTURE, TOKENIZER, WEIGHTS, read_folder
 from glassgate.folder.weights import map_weights, read_header, save_weights
 from glassgate.language.evaluation import evaluate
@@ -15,6 +16,7 @@ from glassgate.runtime import load
 
 __all__ = ["compress"]
 
+KEPT = (CONFIG, TOKENIZER, CARD, METRICS, PICTURE)  # files that stay, where they are there
 STORED = {"bf16": "bf16", "int8": "int8, with a scale for each row"}
 
 
@@ -49,7 +51,8 @@ def compress(
     Raises
     ------
     GlassgateError
-        When the folder is damaged or compressed already, ``out`` is there already, or a text cannot be read.
+        When the folder is damaged or compressed already, holds a weight too large for the form, or cannot
+        be read; when ``out`` is there already, or a text cannot be read.
         Nothing is left of ``out`` then.
 
     Examples
@@ -61,26 +64,29 @@ def compress(
     config, _ = read_folder(folder)
     if any(entry.get("dtype", "F32") != "F32" for entry in read_header(folder / WEIGHTS).values()):
         raise GlassgateError(f"{folder}: is compressed already: expected the model that it was made from")
-    if out.exists():
+    if lexists(out):
         raise GlassgateError(f"{out}: is there already: expected the name of a folder to make")
+    kept = {name: read_bytes(folder / name) for name in KEPT if lexists(folder / name)}
+    card = kept.pop(CARD, b"")
+    stored = map_weights(folder / WEIGHTS, config.tensors())
+    try:
+        smaller = packed({name: tensor.values for name, tensor in stored.items()}, dtype)
+    except GlassgateError as error:
+        raise GlassgateError(f"{folder / WEIGHTS}: {error}") from error
     figures: dict[str, float] = {}
     with reporting_disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         work = out.with_name(f".{out.name}.{token_hex(8)}.tmp")
         work.mkdir()
         try:
-            for name in (CONFIG, TOKENIZER, METRICS, PICTURE):
-                if (folder / name).exists():
-                    shutil.copyfile(folder / name, work / name)
-            stored = map_weights(folder / WEIGHTS, config.tensors())
-            weights = {name: tensor.values for name, tensor in stored.items()}
-            save_weights(work / WEIGHTS, packed(weights, dtype))
+            for name, content in kept.items():
+                (work / name).write_bytes(content)
+            save_weights(work / WEIGHTS, smaller)
             for when, place in (("before", folder), ("after", work)):
                 figures[f"bytes_{when}"] = (place / WEIGHTS).stat().st_size
                 if texts:
                     figures[f"perplexity_{when}"] = _perplexity(place, texts, when, report)
-            card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).exists() else ""
-            write_atomically(work / CARD, card + _section(dtype, figures, texts))
+            write_atomically(work / CARD, card + _section(dtype, figures, texts).encode())
             work.rename(out)
         except BaseException:
             shutil.rmtree(work, ignore_errors=True)

@@ -76,7 +76,7 @@ class Keyboard:
         self, vocabulary: Vocabulary, prefixes: Prefixes, suggestions: int = SUGGESTIONS, keep: int = 0
     ) -> None:
         if suggestions < 1:
-            raise GlassgateError(f"--suggestions: must be at least 1, got {suggestions}")
+            raise GlassgateError(f"suggestions: must be at least 1, got {suggestions}")
         self.suggestions = suggestions
         self.unk = vocabulary.unk
         self.eos = vocabulary.eos

@@ -18,7 +18,7 @@ UNPACKED = 2048  # rows that are unpacked at once: 2 MB of float32 at a width of
 
 
 class Matrix:
-    """A matrix that stays as it is stored; in a mapped file it is read as far as it is needed.
+    """A matrix that stays as it is stored and where it lies; nothing of it is copied.
 
     Parameters
     ----------

@@ -1,10 +1,10 @@
 """A trained model that reads a text and says how it may go on."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from functools import cached_property
 from itertools import repeat
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -33,8 +33,8 @@ BLOCK = 256  # words that are scored at once: their logits over 33,278 words tak
 def load(folder: Path | str, threads: int = 1) -> "Model":
     """Read a model folder; no torch is needed.
 
-    The weights are mapped, not read: processes that load one folder share the memory of its
-    embedding and of V. The recurrent weights are packed, once.
+    The weights are mapped, not copied, and read once, to see that all are finite numbers: processes that
+    load one folder share the memory of its embedding and of V. The recurrent weights are packed, once.
 
     Parameters
     ----------
@@ -70,7 +70,8 @@ class Model:
 
     A text is read from the initial state, with ``<eos>`` before its first word where the model knows
     one: a line begins. Probabilities are the model's own: ``<unk>`` is never shown, and its share is
-    not spread over the others. ``<eos>`` stands for the end of the line.
+    not spread over the others. ``<eos>`` stands for the end of the line. A model is neither copied nor
+    pickled: threads share it, and another process has its own by `load`.
 
     Parameters
     ----------
@@ -111,27 +112,25 @@ class Model:
         self.network = Network(config, weights, threads)
         self._known = {word: number for number, word in enumerate(vocabulary.words)}
 
+    def __reduce__(self) -> NoReturn:
+        raise GlassgateError("the model: is not copied or pickled: share it, or load its folder again")
+
     def session(self, state: State | None = None) -> Session:
         """Begin to read a text word by word, or go on from a state that `Session.state` gave.
 
         Raises
         ------
         GlassgateError
-            When the state is that of another kind of model.
+            When the state is that of another kind of model, or holds what is no finite number.
         """
-        own = self.network.initial_state(1)
+        eos = self.vocabulary.eos
         if state is None:
-            session = Session(self, own, begun=False)
-            if self.vocabulary.eos is not None:
-                session._read([self.vocabulary.eos])
+            session = Session(self, self.network.initial_state(1), ready=False)
+            session._read([] if eos is None else [eos])
             return session
-        expected = [part[:, 0].shape for part in own]
-        came = [np.shape(part) for part in state]
-        if came != expected:
-            raise GlassgateError(f"the state: must be {len(own)} of {expected[0]}, got {came}")
-        for part, values in zip(own, state, strict=True):
-            part[:, 0] = values
-        return Session(self, own, begun=True)
+        own = self.network.checked_state(state)
+        # Zeros are the state before the first word.
+        return Session(self, own, ready=eos is not None or any(part.any() for part in own))
 
     def predict(
         self, text: str, k: int = 5, unknown: bool = False, complete: bool = False
@@ -148,7 +147,8 @@ class Model:
             Whether an unknown word is read as ``<unk>``; else it is an error.
         complete
             Whether the last word of the text is only begun, unless white space follows it: the words
-            that begin so are returned, with their probabilities among all words. There may be none.
+            that begin so are returned, with their probabilities among all words. There may be none. What
+            counts as begun `glassgate.runtime.prefixes.Prefixes.cut` tells.
 
         Returns
         -------
@@ -160,17 +160,16 @@ class Model:
         GlassgateError
             When a word is unknown, there is nothing to go on from, or ``k`` is below 1.
         """
-        session, begun = self.session(), ""
-        words = self.vocabulary.cut(text)
-        if complete and words and not text[-1].isspace():
-            begun = words.pop()
+        session = self.session()
+        words, begun = self.prefixes.cut(text) if complete else (self.vocabulary.cut(text), "")
         session._read(self._look_up(words, unknown))
         return session.predict(k, begun)
 
     def score(self, text: str, unknown: bool = False) -> list[tuple[str, float]]:
         """Return the words of a text, each with the log of its probability after those before it.
 
-        Where the model knows no ``<eos>``, the first word is context alone and has no entry.
+        Where the model knows no ``<eos>``, the first word is context alone and has no entry. The ends of
+        lines are white space: no ``<eos>`` is read there, as `glassgate.language.evaluation.evaluate` does.
 
         Parameters
         ----------
@@ -268,11 +267,11 @@ class Model:
             For an unknown word or an option out of bounds, before the first piece.
         """
         if words < 1:
-            raise GlassgateError(f"--words: must be at least 1, got {words}")
+            raise GlassgateError(f"words: must be at least 1, got {words}")
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         session, before = self.session(), self.vocabulary.cut(prompt)
         session._read(self._look_up(before, unknown))
-        session._check_begun()
+        session._check_ready()
         return self._written(session, before, words, sampling)
 
     def feed_together(self, sessions: Sequence[Session], words: Sequence[str], unknown: bool = False) -> None:
@@ -292,7 +291,7 @@ class Model:
         GlassgateError
             For an unknown word, something that is not one word, a session twice, or one of another model.
         """
-        self._check(sessions, len(words))
+        self._check(sessions, "words", len(words))
         if len(set(map(id, sessions))) != len(sessions):
             raise GlassgateError("sessions: each must stand there once, got one twice")
         numbers = []
@@ -309,7 +308,7 @@ class Model:
         for place, session in enumerate(sessions):
             for own, part in zip(session._state, state, strict=True):
                 own[:, 0] = part[:, place]
-            session._begun = True
+            session._ready = True
 
     def predict_together(
         self, sessions: Sequence[Session], k: int = 5, begun: Sequence[str] | None = None
@@ -331,11 +330,11 @@ class Model:
             When ``k`` is below 1, or a session has nothing to go on from or is of another model.
         """
         begun = [""] * len(sessions) if begun is None else begun
-        self._check(sessions, len(begun))
+        self._check(sessions, "begun", len(begun))
         if k < 1:
-            raise GlassgateError(f"-k: must be at least 1, got {k}")
+            raise GlassgateError(f"k: must be at least 1, got {k}")
         for session in sessions:
-            session._check_begun()
+            session._check_ready()
         found: list[list[tuple[str, float]]] = [[] for _ in sessions]
         spelling = self.vocabulary.words
         for prefix in dict.fromkeys(begun):
@@ -368,21 +367,13 @@ class Model:
         for word in words:
             number = self._known.get(word, self.vocabulary.unk if unknown else None)
             if number is None:
-                raise self._unknown(word)
+                raise self.prefixes.unknown(word)
             numbers.append(number)
         return numbers
 
-    def _unknown(self, word: str) -> GlassgateError:
-        close = get_close_matches(word, self.vocabulary.words, n=3, cutoff=0.7)
-        # What a tokenizer.json holds may be anything: a word that is no plain text is shown escaped.
-        shown = (found if found.isprintable() else repr(found) for found in close)
-        hint = f"; close to it: {', '.join(shown)}" if close else ""
-        allowed = "; --unknown reads it as <unk>" if self.vocabulary.unk is not None else ""
-        return GlassgateError(f"the text: the model does not know the word {word!r}{hint}{allowed}")
-
-    def _check(self, sessions: Sequence[Session], count: int) -> None:
+    def _check(self, sessions: Sequence[Session], name: str, count: int) -> None:
         if len(sessions) != count:
-            raise GlassgateError(f"sessions: one for each of {count} words expected, got {len(sessions)}")
+            raise GlassgateError(f"{name}: one for each of {len(sessions)} sessions expected, got {count}")
         if any(session.model is not self for session in sessions):
             raise GlassgateError("sessions: must be of this model, got one of another")
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from glassgate.edit_tables import compile_edits
 from glassgate.edits import Edit, Target
+from glassgate.errors import GlassgateError
 from glassgate.folder.compact import Stored
 from glassgate.folder.config import ModelConfig
 from glassgate.kernels import LSTMForward, PackedGRU, PackedLSTM, using_threads
@@ -25,7 +26,7 @@ class Network:
     """Embedding, stack of LSTM or GRU layers, projection and output.
 
     The recurrent weights are packed once, here. The embedding and V are used where they lie: in a
-    mapped file they are read, and held in memory, as far as they are needed.
+    mapped file their memory is the system's, which all processes share.
 
     Parameters
     ----------
@@ -71,6 +72,35 @@ class Network:
         shape = (self.config.layers, sequences, self.config.hidden)
         count = 2 if self.config.cell == "lstm" else 1
         return tuple(np.zeros(shape, self.embedding.dtype) for _ in range(count))
+
+    def checked_state(self, state: Sequence[npt.ArrayLike]) -> State:
+        """Return a copy of the state of one sequence, each part [layers, hidden], with an axis for sequences.
+
+        Raises
+        ------
+        GlassgateError
+            When it has other parts, or what is no finite number.
+        """
+        own = self.initial_state(1)
+        shape = own[0][:, 0].shape
+        try:
+            parts = [np.asarray(part) for part in state]
+        except (TypeError, ValueError) as error:
+            raise GlassgateError(
+                f"the state: must be {len(own)} of {shape}, got no arrays: {error}"
+            ) from error
+        came = [part.shape for part in parts]
+        if came != [shape] * len(own):
+            raise GlassgateError(f"the state: must be {len(own)} of {shape}, got {came}")
+        for part, values in zip(own, parts, strict=True):
+            if values.dtype.kind not in "fiu":
+                raise GlassgateError(f"the state: must be real numbers, got {values.dtype}")
+            with np.errstate(over="ignore"):  # too large for float32: told as what it becomes there
+                part[:, 0] = values
+            if not np.isfinite(part).all():
+                wrong = values[~np.isfinite(part[:, 0])][0]
+                raise GlassgateError(f"the state: must be finite in {part.dtype}, got {wrong}")
+        return own
 
     def step(self, words: npt.NDArray[np.integer[Any]], state: State) -> None:
         """Read one word of each sequence: words [N]; the state goes on in place."""

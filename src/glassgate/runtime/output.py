@@ -119,6 +119,8 @@ class Output:
     def best(self, h: Array, k: int, allowed: Numbers | None = None, never: int | None = None) -> list[Best]:
         """Return the k most probable words of each row, exactly; of equals the lower number comes first.
 
+        What is compared is log y as `log_probabilities` has it, rounded: words are equal where that is.
+
         Parameters
         ----------
         h : array [M, width]

@@ -44,13 +44,13 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
-            raise GlassgateError(f"--temperature: must be at least 0, got {self.temperature}")
+            raise GlassgateError(f"temperature: must be at least 0, got {self.temperature}")
         if self.top_k < 0:
-            raise GlassgateError(f"--top-k: must be at least 0 (all words), got {self.top_k}")
+            raise GlassgateError(f"top_k: must be at least 0 (all words), got {self.top_k}")
         if not 0 < self.top_p <= 1:
-            raise GlassgateError(f"--top-p: must be above 0 and at most 1, got {self.top_p}")
+            raise GlassgateError(f"top_p: must be above 0 and at most 1, got {self.top_p}")
         if not 0 <= self.seed < 2**31:
-            raise GlassgateError(f"--seed: must be at least 0 and below 2^31, got {self.seed}")
+            raise GlassgateError(f"seed: must be at least 0 and below 2^31, got {self.seed}")
 
     def candidates(self, words: int) -> int:
         """Return how many of the most probable words of a vocabulary have to be known."""

@@ -1,7 +1,7 @@
 """A text that is read word by word: one step a word, whatever stands before."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
@@ -18,7 +18,8 @@ class Session:
     """What a model remembers of one text; by `Model.session`.
 
     Where the model knows ``<eos>``, a new session has read it: a line begins. Sessions of one model
-    share its weights and nothing else. One session is for one thread at a time.
+    share its weights and nothing else. One session is for one thread at a time. It is neither copied nor
+    pickled: `fork` gives another one, and `state` what another process can go on from.
 
     Examples
     --------
@@ -36,10 +37,13 @@ class Session:
     [[0.13]] [[0.166]]
     """
 
-    def __init__(self, model: "Model", state: State, begun: bool) -> None:
+    def __init__(self, model: "Model", state: State, ready: bool) -> None:
         self._model = model
         self._state = state
-        self._begun = begun  # whether there is anything to go on from
+        self._ready = ready  # whether there is anything to go on from
+
+    def __reduce__(self) -> NoReturn:
+        raise GlassgateError("the session: is not copied or pickled: fork copies it, its state can be kept")
 
     @property
     def model(self) -> "Model":
@@ -90,14 +94,14 @@ class Session:
 
     def fork(self) -> "Session":
         """Return a session that has read the same; only the state is copied."""
-        return Session(self._model, tuple(part.copy() for part in self._state), self._begun)
+        return Session(self._model, tuple(part.copy() for part in self._state), self._ready)
 
     def _read(self, numbers: Sequence[int]) -> None:
         step, state = self._model.network.step, self._state
         for number in numbers:
             step(np.array([number]), state)
-        self._begun = self._begun or bool(numbers)
+        self._ready = self._ready or bool(numbers)
 
-    def _check_begun(self) -> None:
-        if not self._begun:
+    def _check_ready(self) -> None:
+        if not self._ready:
             raise GlassgateError("the text: is empty: this model needs at least one word to go on from")

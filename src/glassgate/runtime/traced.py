@@ -73,7 +73,7 @@ class Traced:
             When ``k`` is below 1 or there is no such step.
         """
         if k < 1:
-            raise GlassgateError(f"-k: must be at least 1, got {k}")
+            raise GlassgateError(f"k: must be at least 1, got {k}")
         if not -len(self.words) <= step < len(self.words):
             raise GlassgateError(f"step: the text has {len(self.words)} steps, got {step}")
         ((numbers, y),) = self._output.best(self.features[step][None], k, None, self._vocabulary.unk)

@@ -24,21 +24,25 @@ template <class S> INLINE Softmax<S> summed(const S* z, Index entries) {
     return {most, S(std::log(sum_of_exponentials(z, entries, most)))};
 }
 
-template <class S> INLINE Softmax<S> all_best(const Choice& choice, const S* z, std::vector<Entry<S>>& heap) {
+template <class S> INLINE Softmax<S> all_best(const Choice& choice, const S* z, S share, std::vector<Entry<S>>& heap) {
     const Softmax<S> softmax = summed(z, choice.entries);
     const Index never = choice.never - choice.start;
     heap.clear();
+    if (!std::isfinite(softmax.log_sum)) return softmax;
+    // What is compared is log y as it is told: logits that differ may round to the same. It never falls where the logit rises.
+    const auto log_y = [&](S logit) { return ((logit - softmax.most) - softmax.log_sum) + share; };
     if (choice.allowed != nullptr) {
         for (Index i = 0; i < choice.count; ++i) {
             const Index place = choice.allowed[i] - choice.start;
-            if (place != never) offer(heap, choice.k, z[place], choice.allowed[i]);
+            if (place != never) offer(heap, choice.k, log_y(z[place]), choice.allowed[i]);
         }
     } else {
         for (Index j = 0; j < choice.words; j += block) {
             const Index stop = std::min(j + block, choice.words);
-            if (Index(heap.size()) == choice.k && stop == j + block && !(block_maximum(z + j) > heap.front().first)) continue;
+            const bool full = Index(heap.size()) == choice.k;
+            if (full && stop == j + block && !(log_y(block_maximum(z + j)) > heap.front().first)) continue;
             for (Index i = j; i < stop; ++i)
-                if (i != never) offer(heap, choice.k, z[i], choice.start + i);
+                if (i != never) offer(heap, choice.k, log_y(z[i]), choice.start + i);
         }
     }
     std::sort_heap(heap.begin(), heap.end(), better<S>);
@@ -57,11 +61,13 @@ template <class S> INLINE bool all_logs(Index rows, Index entries, S* z) {
 
 }  // namespace
 
-FOR_EACH_MACHINE Softmax<float> best_entries(const Choice& choice, const float* z, std::vector<Entry<float>>& best) {
-    return all_best(choice, z, best);
+FOR_EACH_MACHINE Softmax<float> best_entries(const Choice& choice, const float* z, float share,
+                                             std::vector<Entry<float>>& best) {
+    return all_best(choice, z, share, best);
 }
-FOR_EACH_MACHINE Softmax<double> best_entries(const Choice& choice, const double* z, std::vector<Entry<double>>& best) {
-    return all_best(choice, z, best);
+FOR_EACH_MACHINE Softmax<double> best_entries(const Choice& choice, const double* z, double share,
+                                              std::vector<Entry<double>>& best) {
+    return all_best(choice, z, share, best);
 }
 FOR_EACH_MACHINE bool log_softmax(Index rows, Index entries, float* z) { return all_logs(rows, entries, z); }
 FOR_EACH_MACHINE bool log_softmax(Index rows, Index entries, double* z) { return all_logs(rows, entries, z); }

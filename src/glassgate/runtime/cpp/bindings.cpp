@@ -73,14 +73,6 @@ class Held {
                             static_cast<Index*>(places.data()), static_cast<double*>(values.data()));
     }
 
-    void highest(Index cluster, Index count, nb::handle h, nb::handle result) {
-        if (cluster < 0 || cluster >= clusters_ || count < 1 || count > top / width_ || h.is_none() || result.is_none())
-            throw nb::value_error("cluster, count, h, result: out of bounds");
-        const Buffer x(h, count * width_ * 4, "h"), out(result, count * 4, "result", true);
-        nb::gil_scoped_release unlocked;
-        output_.highest(cluster, count, static_cast<const float*>(x.data()), static_cast<float*>(out.data()));
-    }
-
   private:
     Layout layout(Form form) const {
         const auto* const from = static_cast<const Index*>(bounds_.data());
@@ -108,6 +100,5 @@ NB_MODULE(_rows, module) {
         .def(nb::init<int, Index, Index, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle>(), "form"_a,
              "words"_a, "width"_a, "bounds"_a, "V"_a, "scales"_a.none(), "c"_a.none(), "entries"_a.none(),
              "entry_biases"_a.none())
-        .def("best", &Held::best, "count"_a, "k"_a, "never"_a, "threads"_a, "allowed"_a.none(), "h"_a, "numbers"_a, "logs"_a)
-        .def("highest", &Held::highest, "cluster"_a, "count"_a, "h"_a, "result"_a);
+        .def("best", &Held::best, "count"_a, "k"_a, "never"_a, "threads"_a, "allowed"_a.none(), "h"_a, "numbers"_a, "logs"_a);
 }

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <exception>
 #include <limits>
-#include <numeric>
 #include <thread>
 
 namespace glassgate::runtime {
@@ -89,17 +88,6 @@ const Sketch& Output::sketch(Index cluster) {
     return *known.sketch;
 }
 
-void Output::highest(Index cluster, Index count, const float* h, float* result) {
-    Rounded rounded;
-    rounded.round(layout_.V.width, count, h);
-    std::vector<Index> all(count);
-    std::iota(all.begin(), all.end(), Index(0));
-    const Index rows = layout_.bounds[cluster + 2] - layout_.bounds[cluster + 1];
-    std::vector<float> least(count), most(count), highs(count * rows);
-    sketch(cluster).bound(rounded, all, least.data(), most.data(), highs.data());
-    for (Index m = 0; m < count; ++m) result[m] = most[m] - least[m];
-}
-
 // Looks at a cluster for the h in work.chosen; false where its softmax is no number.
 template <class S> bool Output::visit(Work<S>& work, const Wanted& wanted, Index cluster, const S* h) {
     const Index start = layout_.bounds[cluster + 1], stop = layout_.bounds[cluster + 2], width = layout_.V.width;
@@ -109,6 +97,7 @@ template <class S> bool Output::visit(Work<S>& work, const Wanted& wanted, Index
         first = std::lower_bound(first, last, start), last = std::lower_bound(first, last, stop);
         if (first == last) return true;
     }
+    const S slack = 8 * std::numeric_limits<S>::epsilon();
     const auto share = [&](Index m) { return work.shares[m * clusters_ + cluster]; };
     const auto bar = [&](Index m) {
         const auto& best = work.best[m];
@@ -130,7 +119,8 @@ template <class S> bool Output::visit(Work<S>& work, const Wanted& wanted, Index
         work.left.clear();
         for (Index i = 0; i < Index(work.chosen.size()); ++i) {
             const Index m = work.chosen[i];
-            const S reach = bar(m) - share(m) + S(work.least[i]);  // of a logit, to be among the best
+            // What a logit must reach to be among the best, less what these lines and log y round.
+            const S reach = bar(m) - share(m) + S(work.least[i]) - slack * (std::abs(bar(m)) + std::abs(share(m)));
             if (S(work.most[i]) < reach) continue;                 // no number rules nothing out
             if (none_reaches(layout_.V.part(start, stop), biases(start), work.highs.data() + i * rows, reach, h + m * width))
                 continue;
@@ -151,9 +141,8 @@ template <class S> bool Output::visit(Work<S>& work, const Wanted& wanted, Index
     const Choice choice{rows, rows, wanted.k, start, wanted.never, last - first, first};
     for (Index i = 0; i < count; ++i) {
         const Index m = work.chosen[i];
-        const Softmax<S> softmax = best_entries(choice, work.logits.data() + i * rows, work.found);
+        const Softmax<S> softmax = best_entries(choice, work.logits.data() + i * rows, share(m), work.found);
         if (!std::isfinite(softmax.log_sum)) return false;
-        for (Entry<S>& entry : work.found) entry.first = ((entry.first - softmax.most) - softmax.log_sum) + share(m);
         auto& best = work.best[m];
         work.merged.clear();
         std::merge(best.begin(), best.end(), work.found.begin(), work.found.end(), std::back_inserter(work.merged), better<S>);
@@ -184,9 +173,8 @@ Index Output::group_best(Work<S>& work, const Wanted& wanted, Index count, const
     for (Index m = 0; m < count; ++m) {
         std::copy_n(words + m * first, first, work.head.begin());
         std::copy_n(shares + m * clusters_, clusters_, work.head.begin() + first);
-        const Softmax<S> softmax = best_entries(choice, work.head.data(), work.best[m]);
+        const Softmax<S> softmax = best_entries(choice, work.head.data(), S(0), work.best[m]);
         if (!std::isfinite(softmax.log_sum)) return -1;
-        for (Entry<S>& entry : work.best[m]) entry.first = (entry.first - softmax.most) - softmax.log_sum;
         for (Index i = m * clusters_; i < (m + 1) * clusters_; ++i)
             shares[i] = (shares[i] - softmax.most) - softmax.log_sum;
     }

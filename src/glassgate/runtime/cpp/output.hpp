@@ -33,9 +33,6 @@ class Output {
     // one h, to the bit, depends neither on the others nor on the number of threads.
     Index best(const Wanted& wanted, Index count, const void* h, Index threads, Index* numbers, double* logs);
 
-    // What the sketch of a cluster says of each h [count, width]: no log y is above result[m], before the cluster's own share.
-    void highest(Index cluster, Index count, const float* h, float* result);
-
   private:
     template <class S> struct Work;
     template <class S> class Pool;

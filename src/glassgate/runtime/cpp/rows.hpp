@@ -57,8 +57,9 @@ struct Choice {
 template <class S> struct Softmax {
     S most, log_sum;  // max_j z_j, and log(sum_j exp(z_j - most))
 };
-// The k best entries, the best first, at places counted from -start on as well; fewer where there are no more.
-Softmax<float> best_entries(const Choice& choice, const float* z, std::vector<Entry<float>>& best);
-Softmax<double> best_entries(const Choice& choice, const double* z, std::vector<Entry<double>>& best);
+// The k best entries with log y = z - most - log_sum + share, the best first, at places counted from -start on as well; fewer
+// where there are no more, none where log_sum is no number.
+Softmax<float> best_entries(const Choice& choice, const float* z, float share, std::vector<Entry<float>>& best);
+Softmax<double> best_entries(const Choice& choice, const double* z, double share, std::vector<Entry<double>>& best);
 
 }  // namespace glassgate::runtime

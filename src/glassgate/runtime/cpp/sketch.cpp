@@ -262,7 +262,8 @@ void Sketch::bound(const Rounded& h, const std::vector<Index>& chosen, float* le
                 sums.data() + i * block, highs + i * rows_ + start);
     }
     for (Index i = 0; i < count; ++i) {
-        least[i] = seen[i].shift + float(std::log(seen[i].sum)) - 1e-4f;  // what these lines and the exponentials round
+        const float log_sum = seen[i].shift + float(std::log(seen[i].sum));
+        least[i] = log_sum - (1e-4f + 4 * ulp * std::abs(log_sum));  // what these lines and the exponentials round
         most[i] = seen[i].most;
     }
 }
