@@ -166,5 +166,7 @@ def adopt(model: M) -> M:
         if own in _OURS:
             module.__class__ = _OURS[own]
         elif parametrize.is_parametrized(module) and own.__bases__[0] in _OURS:
-            own.__bases__ = (_OURS[own.__bases__[0]],)  # a class that torch made for this one module
+            # Copies of the module share the class that torch made for it: theirs stays as it is.
+            contents = {name: v for name, v in vars(own).items() if name not in ("__dict__", "__weakref__")}
+            module.__class__ = type(own.__name__, (_OURS[own.__bases__[0]],), contents)
     return model
