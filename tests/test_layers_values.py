@@ -302,7 +302,7 @@ def test_bf16_is_float32_on_rounded_operands(name: str) -> None:
     assert (y.double() - exact(x.double())[0]).abs().max() > 1e-5  # the rounding is there
     with torch.autocast("cpu", dtype=torch.bfloat16):
         under = layer(x)[0]
-    assert torch.equal(under, y.bfloat16())
+    assert torch.equal(under, y.bfloat16() if kind == "LSTM" else y)  # the dtypes of torch's own
     with pytest.raises(GlassgateError, match=r'precision="bf16" takes torch.float32, got torch.float64'):
         getattr(glassgate, kind)(3, 4, precision="bf16", dtype=torch.float64)(torch.zeros(1, 1, 3).double())
 
