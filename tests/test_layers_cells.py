@@ -50,24 +50,6 @@ def test_steps_are_the_layer(name: str, options: dict[str, Any]) -> None:
         )
 
 
-def test_adopted_cells_and_parametrised_layers() -> None:
-    class Half(nn.Module):
-        def forward(self, w: torch.Tensor) -> torch.Tensor:
-            return w * 0.5
-
-    model = nn.ModuleDict({"cell": nn.GRUCell(5, 7), "layer": nn.LSTM(5, 7)})
-    nn.utils.parametrize.register_parametrization(model["layer"], "weight_hh_l0", Half())
-    x = torch.randn(6, 2, 5)
-    want = model["cell"](x[0]), model["layer"](x)[0]
-    glassgate.adopt(model)
-    assert isinstance(model["cell"], glassgate.GRUCell)
-    assert isinstance(model["layer"], glassgate.LSTM)
-    for g, w in zip((model["cell"](x[0]), model["layer"](x)[0]), want, strict=True):
-        # Six steps of some ten roundings (6e-8) of values below one.
-        torch.testing.assert_close(g, w, rtol=0, atol=4e-6)
-    assert type(nn.LSTM(2, 2)) is nn.LSTM
-
-
 def test_messages() -> None:
     for call, message in [
         (
