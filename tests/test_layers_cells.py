@@ -60,6 +60,28 @@ def test_messages() -> None:
             lambda: glassgate.LSTMCell(5, 7)(torch.zeros(4, 5), (torch.zeros(4, 7), torch.zeros(7))),
             "LSTMCell: c must be [4, 7], got [7]",
         ),
+        (
+            lambda: glassgate.LSTMCell(5, 7)(torch.zeros(3, 5), torch.zeros(3, 7)),
+            "LSTMCell: hx must be the pair (h, c), got Tensor",
+        ),
+        (
+            lambda: glassgate.GRUCell(5, 7)(torch.zeros(3, 5), (torch.zeros(3, 7),)),
+            "GRUCell: h must be a tensor, got tuple",
+        ),
+        (lambda: glassgate.GRUCell(5, 7)([0.0] * 5), "GRUCell: the input must be a tensor, got list"),
+        *(
+            (
+                lambda dtype=dtype: glassgate.LSTMCell(5, 7)(torch.zeros(3, 5, dtype=dtype)),
+                f"LSTMCell: the input must be of torch.float32 like the weights, got {dtype}",
+            )
+            for dtype in (torch.float64, torch.float16)
+        ),
+        (
+            lambda: glassgate.LSTMCell(5, 7)(
+                torch.zeros(3, 5), (torch.zeros(3, 7).double(), torch.zeros(3, 7))
+            ),
+            "LSTMCell: h must be of torch.float32 like the input, got torch.float64",
+        ),
         (lambda: glassgate.GRUCell(5, 7, reset="no"), "reset: must be before or after, got 'no'"),
     ]:
         with pytest.raises(GlassgateError) as error:
