@@ -179,7 +179,7 @@ def test_views_and_strides_make_no_difference(cell: str) -> None:
 
 @pytest.mark.parametrize("name", ["baseline", "avx2", "avx512", "avx512bf16", "amx", "nothing"])
 def test_every_instruction_set_computes_the_definition(name: str) -> None:
-    """The tests of the values, for each set in a process of its own, since it is chosen once at the import."""
+    """The tests of the values, each set in a process of its own, since it is chosen once at the import."""
     seen = "import sys; from glassgate import kernels; sys.stdout.write(kernels.isa())"
     environment = {**os.environ, "GLASSGATE_ISA": name}
     asked = [sys.executable, "-c", seen]
