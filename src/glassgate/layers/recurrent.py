@@ -62,7 +62,8 @@ class Recurrent(Scanning, nn.RNNBase):
             How many steps of each sequence count, 0 to T, in any order. Outputs past the length are zero,
             final states are those at the length, and the reverse direction starts there. Unbatched: a number.
         resets : Tensor of bool [T, N], optional
-            Where true, the state is cleared before the step. [N, T] with ``batch_first``, [T] unbatched.
+            Where true, the state is cleared before the step, in the reverse direction too: there the step
+            begins a piece with those before it in time. [N, T] with ``batch_first``, [T] unbatched.
 
         Returns
         -------
