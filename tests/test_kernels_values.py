@@ -30,12 +30,10 @@ def test_forward_is_the_definition(case: Case) -> None:
 @pytest.mark.parametrize("size", [(9, 5, 7, 19), (4, 70, 40, 130), (3, 1, 300, 33)])
 def test_float32_is_as_close_to_float64_as_torch_is(cell: str, size: tuple[int, int, int, int]) -> None:
     case = make(cell, *size, dtype=np.float32, bias=True)
-    wide = make(cell, *size, dtype=np.float64, bias=True)
     narrow = case._replace(
         x=case.x.astype(np.float64),
         weights=tuple(w.astype(np.float64) for w in case.weights),  # type: ignore[arg-type]
     )
-    assert wide.x.shape == narrow.x.shape
     want = definition(narrow)["hidden"]
     error = np.abs(forward(case).hidden - want).max()
     if cell == "gru-before":
@@ -84,6 +82,24 @@ def test_backward_is_torch_autograd(cell: str) -> None:
         assert want is not None
         # Both sum 270 rows in float64; gradients are of size 1 to 100.
         np.testing.assert_allclose(getattr(got, name), want.numpy(), rtol=1e-10, atol=1e-11, err_msg=name)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("size", [(130, 9, 5, 6), (3, 400, 4, 40)])
+def test_backward_over_several_chunks(cell: str, size: tuple[int, int, int, int]) -> None:
+    """More than 512 rows are taken in chunks of whole steps: here of 56 steps, or of one."""
+    case = make(cell, *size, bias=True, state=True, lengths=True, resets=True, reverse=True)
+    saved = forward(case)
+    for name, value in definition(case).items():
+        # A reset every third step or so, else as in the other tests of the definition.
+        np.testing.assert_allclose(getattr(saved, name), value, rtol=0, atol=2**20 * EPS64, err_msg=name)
+    rng = np.random.default_rng(1)
+    names = ["hidden", "gates", "h_n"] + (["cell", "c_n"] if cell == "lstm" else [])
+    gradients = {f"d_{name}": rng.standard_normal(getattr(saved, name).shape) for name in names}
+    got = backward(case, saved, **gradients)
+    for name, value in _autograd(case, gradients).items():
+        # As above; sums over 1,200 rows at most.
+        np.testing.assert_allclose(getattr(got, name), value, rtol=0, atol=2**24 * EPS64, err_msg=name)
 
 
 @pytest.mark.parametrize(("dtype", "ulps"), [(np.float32, 4.0), (np.float64, 4.0)])

@@ -50,24 +50,6 @@ def test_steps_are_the_layer(name: str, options: dict[str, Any]) -> None:
         )
 
 
-def test_adopted_cells_and_parametrised_layers() -> None:
-    class Half(nn.Module):
-        def forward(self, w: torch.Tensor) -> torch.Tensor:
-            return w * 0.5
-
-    model = nn.ModuleDict({"cell": nn.GRUCell(5, 7), "layer": nn.LSTM(5, 7)})
-    nn.utils.parametrize.register_parametrization(model["layer"], "weight_hh_l0", Half())
-    x = torch.randn(6, 2, 5)
-    want = model["cell"](x[0]), model["layer"](x)[0]
-    glassgate.adopt(model)
-    assert isinstance(model["cell"], glassgate.GRUCell)
-    assert isinstance(model["layer"], glassgate.LSTM)
-    for g, w in zip((model["cell"](x[0]), model["layer"](x)[0]), want, strict=True):
-        # Six steps of some ten roundings (6e-8) of values below one.
-        torch.testing.assert_close(g, w, rtol=0, atol=4e-6)
-    assert type(nn.LSTM(2, 2)) is nn.LSTM
-
-
 def test_messages() -> None:
     for call, message in [
         (
@@ -77,6 +59,28 @@ def test_messages() -> None:
         (
             lambda: glassgate.LSTMCell(5, 7)(torch.zeros(4, 5), (torch.zeros(4, 7), torch.zeros(7))),
             "LSTMCell: c must be [4, 7], got [7]",
+        ),
+        (
+            lambda: glassgate.LSTMCell(5, 7)(torch.zeros(3, 5), torch.zeros(3, 7)),
+            "LSTMCell: hx must be the pair (h, c), got Tensor",
+        ),
+        (
+            lambda: glassgate.GRUCell(5, 7)(torch.zeros(3, 5), (torch.zeros(3, 7),)),
+            "GRUCell: h must be a tensor, got tuple",
+        ),
+        (lambda: glassgate.GRUCell(5, 7)([0.0] * 5), "GRUCell: the input must be a tensor, got list"),
+        *(
+            (
+                lambda dtype=dtype: glassgate.LSTMCell(5, 7)(torch.zeros(3, 5, dtype=dtype)),
+                f"LSTMCell: the input must be of torch.float32 like the weights, got {dtype}",
+            )
+            for dtype in (torch.float64, torch.float16)
+        ),
+        (
+            lambda: glassgate.LSTMCell(5, 7)(
+                torch.zeros(3, 5), (torch.zeros(3, 7).double(), torch.zeros(3, 7))
+            ),
+            "LSTMCell: h must be of torch.float32 like the input, got torch.float64",
         ),
         (lambda: glassgate.GRUCell(5, 7, reset="no"), "reset: must be before or after, got 'no'"),
     ]:

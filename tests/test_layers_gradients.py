@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.library import opcheck
 
 import glassgate
@@ -112,6 +113,19 @@ def test_opcheck(cell: int, kind: dict[str, Any]) -> None:
     opcheck(operators.SCAN, arguments(cell, dtype=torch.float32, **kind))
 
 
+@pytest.mark.parametrize("kind", [{}, {"ragged": True, "reverse": True}, {"bare": True}])
+@pytest.mark.parametrize("cell", CELLS)
+def test_opcheck_of_the_backward_operator(cell: int, kind: dict[str, Any]) -> None:
+    given = arguments(cell, dtype=torch.float32, **kind)
+    hidden, h_n, c_n, gates, state = (t.detach() for t in operators.SCAN(*given))
+    d = [
+        torch.randn_like(t).requires_grad_() if t.dim() > 1 else None
+        for t in (hidden, h_n, c_n, gates, state)
+    ]
+    wanted = [t is not None for t in given[1:8]]
+    opcheck(operators.SCAN_BACKWARD, (*given[:12], hidden, gates, state, *d, wanted))
+
+
 @pytest.mark.parametrize("kind", [{}, {"ragged": True, "reverse": True}, {"bare": True}, {"save": False}])
 @pytest.mark.parametrize("cell", CELLS)
 def test_first_and_second_derivatives(cell: int, kind: dict[str, Any]) -> None:
@@ -156,18 +170,76 @@ def test_vmap_over_inputs_and_over_weights(name: str, options: dict[str, Any]) -
     assert torch.equal(both, torch.stack([layer(x[0])[0], other(x[0])[0]]))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 @pytest.mark.parametrize(("name", "options"), LAYERS)
-def test_gradients_of_each_sample(name: str, options: dict[str, Any]) -> None:
-    layer, x = layer_and_input(name, options, 3, 5, 1)
+def test_forward_mode_over_states_in_a_ragged_batch(name: str, options: dict[str, Any]) -> None:
+    layer, x = layer_and_input(name, {"bidirectional": True, **options}, 5, 3)
+    marks = {"lengths": torch.tensor([5, 0, 2]), "resets": torch.rand(5, 3) < 0.3}
+    states = [torch.randn(4, 3, 4, dtype=torch.float64) for _ in range(2 if name == "LSTM" else 1)]
 
-    def loss(weights: dict[str, Tensor], x: Tensor) -> Tensor:
-        y: Tensor = torch.func.functional_call(layer, weights, (x,))[0]
+    def call(x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        y, last = layer(x, states if name == "LSTM" else states[0], **marks)
+        return (y, *(last if name == "LSTM" else (last,)))
+
+    inputs = (x, *states)
+    tangents = tuple(torch.randn_like(t) for t in inputs)
+    got = torch.func.jvp(call, inputs, tangents)[1]
+    results = call(*(t.requires_grad_() for t in inputs))
+    d = [torch.randn_like(r) for r in results]
+    gradients = torch.autograd.grad(results, inputs, d)
+    # <J v, d> = <v, J^T d>: the tangents of plain operations and the gradients of the kernels. Sums of a few
+    # hundred products of size one.
+    ahead = sum((g * w).sum() for g, w in zip(got, d, strict=True))
+    back = sum((g * w).sum() for g, w in zip(gradients, tangents, strict=True))
+    torch.testing.assert_close(ahead, back, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("which", range(16))
+@pytest.mark.parametrize("cell", CELLS)
+def test_vmap_over_states_lengths_and_resets(cell: int, which: int) -> None:
+    """Any of them, by itself and together with x, along any axis: a loop's bits."""
+    given = [arguments(cell, T=4, N=3, H=3, ragged=True) for _ in range(2)]
+    torch.manual_seed(which)
+    for full in given:
+        full[1] = torch.randn_like(full[1])
+        full[6] = torch.randn_like(full[6])
+        full[7] = None if full[7] is None else torch.randn_like(full[7])
+        full[8] = torch.randint(0, 5, (3,))
+        full[9] = torch.rand(4, 3) < 0.4
+    bits = dict(zip((1, 6, 8, 9), (which & 1, which & 2, which & 4, which & 8), strict=True))
+    at = [k for k in (1, 6, 7, 8, 9) if bits.get(k, which & 2) and given[0][k] is not None]
+    if not at:
+        at = [1]
+    axes = [given[0][k].dim() if (k + which) % 2 else 0 for k in at]
+    stacked = [torch.stack([full[k] for full in given], axis) for k, axis in zip(at, axes, strict=True)]
+
+    def call(*values: Tensor) -> tuple[Tensor, ...]:
+        full = list(given[0])
+        for k, value in zip(at, values, strict=True):
+            full[k] = value
+        return tuple(t for t in operators.scan(*full) if t.dim() > 1)
+
+    many = torch.vmap(call, tuple(axes))(*stacked)
+    for n in range(2):
+        alone = call(*(given[n][k] for k in at))
+        assert all(torch.equal(g[n], w) for g, w in zip(many, alone, strict=True))
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize(("name", "options"), LAYERS)
+def test_gradients_of_each_sample(name: str, options: dict[str, Any], ragged: bool) -> None:
+    layer, x = layer_and_input(name, {"bidirectional": ragged, **options}, 3, 5, 1)
+    lengths = torch.tensor([[5], [0], [3]]) if ragged else None
+
+    def loss(weights: dict[str, Tensor], x: Tensor, lengths: Tensor | None) -> Tensor:
+        y: Tensor = torch.func.functional_call(layer, weights, (x,), {"lengths": lengths})[0]
         return y.square().sum()
 
     weights = dict(layer.named_parameters())
-    each = torch.vmap(torch.func.grad(loss), (None, 0))(weights, x)
+    each = torch.vmap(torch.func.grad(loss), (None, 0, 0 if ragged else None))(weights, x, lengths)
     for n in range(3):
-        alone = torch.autograd.grad(loss(weights, x[n]), list(weights.values()))
+        own = None if lengths is None else lengths[n]
+        alone = torch.autograd.grad(loss(weights, x[n], own), list(weights.values()))
         for (name_, _), want in zip(weights.items(), alone, strict=True):
             assert torch.equal(each[name_][n], want)
 
@@ -178,17 +250,19 @@ def test_compile_without_a_graph_break(name: str, options: dict[str, Any]) -> No
     layer, _ = layer_and_input(name, options, 1)
     model = nn.Sequential(nn.Linear(3, 3, dtype=torch.float64), layer)
     torch._dynamo.reset()
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    with torch._dynamo.config.patch(error_on_recompile=False):
-        for T in (5, 7, 9):
-            x = torch.randn(T, 2, 3, dtype=torch.float64)
-            lengths = torch.tensor([T, 2])
-            got, want = compiled(x)[0], model(x)[0]
-            assert torch.equal(got, want)
-            grads = [torch.autograd.grad(y.square().sum(), list(model.parameters())) for y in (got, want)]
-            assert all(torch.equal(g, w) for g, w in zip(*grads, strict=True))
-            with torch.no_grad():
-                assert torch.equal(compiled(x)[0], want)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, fullgraph=True, backend=counter)
+    # The first T has a graph of its own, the second one for any T, and one step its own again.
+    for T, graphs in ((5, 1), (7, 2), (9, 2), (11, 2), (1, 3)):
+        x = torch.randn(T, 2, 3, dtype=torch.float64)
+        got, want = compiled(x)[0], model(x)[0]
+        assert counter.frame_count == graphs
+        assert torch.equal(got, want)
+        grads = [torch.autograd.grad(y.square().sum(), list(model.parameters())) for y in (got, want)]
+        assert all(torch.equal(g, w) for g, w in zip(*grads, strict=True))
+    x, lengths = torch.randn(9, 2, 3, dtype=torch.float64), torch.tensor([9, 2])
+    with torch.no_grad():
+        assert torch.equal(compiled(x)[0], model(x)[0])
     ragged = torch.compile(layer, fullgraph=True, backend="aot_eager")
     assert torch.equal(ragged(x, lengths=lengths)[0], layer(x, lengths=lengths)[0])
     with glassgate.record(layer) as trace:
@@ -239,17 +313,31 @@ def test_parametrised_weights() -> None:
     assert torch.equal(layer.parametrizations.weight_hh_l0.original.grad, plain.weight_hh_l0.grad * 0.5)
 
 
-def test_distributed_data_parallel(tmp_path: Path) -> None:
+def _rank(rank: int, folder: str) -> None:
+    """One of two processes: an own batch, the gradients that both average."""
+    torch.manual_seed(0)
     layer = glassgate.GRU(3, 4, reset="before")
-    x = torch.randn(5, 2, 3)
-    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/meet", rank=0, world_size=1)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
     try:
-        wrapped = nn.parallel.DistributedDataParallel(copy.deepcopy(layer))
-        wrapped(x)[0].square().sum().backward()
+        wrapped = nn.parallel.DistributedDataParallel(layer)
+        wrapped(_batch(rank))[0].square().sum().backward()
     finally:
         torch.distributed.destroy_process_group()
-    layer(x)[0].square().sum().backward()
-    for got, want in zip(wrapped.parameters(), layer.parameters(), strict=True):
-        assert got.grad is not None
-        assert want.grad is not None
-        assert torch.equal(got.grad, want.grad)
+    torch.save([p.grad for p in layer.parameters()], f"{folder}/{rank}")
+
+
+def _batch(rank: int) -> Tensor:
+    return torch.linspace(-1, 1, 30).reshape(5, 2, 3) * (rank + 1)
+
+
+def test_distributed_data_parallel(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    torch.manual_seed(0)
+    layer = glassgate.GRU(3, 4, reset="before")
+    parameters = list(layer.parameters())
+    alone = [torch.autograd.grad(layer(_batch(rank))[0].square().sum(), parameters) for rank in range(2)]
+    for rank in range(2):
+        averaged = torch.load(tmp_path / str(rank))
+        for got, *own in zip(averaged, *alone, strict=True):
+            assert torch.equal(got, (own[0] + own[1]) / 2)  # halving is exact: one rounding, that of the sum
+            assert not torch.equal(own[0], own[1])

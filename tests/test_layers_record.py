@@ -1,6 +1,6 @@
 """Records: the gates of the definition, nothing changed by looking, nothing left behind."""
 
-import contextlib
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,50 @@ def test_looking_changes_nothing(training: bool) -> None:
         results.append([y])
         if training:
             results[-1] += torch.autograd.grad(y.square().sum(), [x, *model.parameters()])
+    for off, on in zip(*results, strict=True):
+        np.testing.assert_array_equal(on.detach().numpy(), off.detach().numpy())
+
+
+def flat(result: Any) -> list[Tensor]:
+    return [result] if isinstance(result, Tensor) else [t for part in result for t in flat(part)]
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"dtype": torch.float64}])
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "GRU before"])
+def test_looking_changes_neither_states_nor_ragged_calls(
+    name: str, options: dict[str, Any], training: bool
+) -> None:
+    kind, _, reset = name.partition(" ")
+    further = {**options, **({"reset": reset} if reset else {})}
+    layer = getattr(glassgate, kind)(5, 4, 2, bidirectional=True, **further)
+    x = torch.randn(6, 3, 5, dtype=options.get("dtype"), requires_grad=training)
+    marks = {"lengths": [6, 0, 4], "resets": torch.rand(6, 3) < 0.3}
+    results = []
+    for looking in (False, True):
+        with torch.set_grad_enabled(training), glassgate.record(layer) if looking else nullcontext():
+            results.append(flat(layer(x, **marks)))
+        if training:
+            loss = torch.stack([r.square().sum() for r in results[-1]]).sum()
+            results[-1] += torch.autograd.grad(loss, [x, *layer.parameters()])
+    for off, on in zip(*results, strict=True):
+        np.testing.assert_array_equal(on.detach().numpy(), off.detach().numpy())
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", ["LSTMCell", "GRUCell"])
+def test_looking_at_a_cell_changes_nothing(name: str, training: bool) -> None:
+    cell, xs = getattr(glassgate, name)(5, 4), torch.randn(3, 2, 5)
+    results = []
+    for looking in (False, True):
+        state = None
+        with torch.set_grad_enabled(training), glassgate.record(cell) if looking else nullcontext():
+            for x in xs:
+                state = cell(x, state)
+        results.append(flat(state))
+        if training:
+            loss = torch.stack([r.square().sum() for r in results[-1]]).sum()
+            results[-1] += torch.autograd.grad(loss, list(cell.parameters()))
     for off, on in zip(*results, strict=True):
         np.testing.assert_array_equal(on.detach().numpy(), off.detach().numpy())
 
@@ -138,7 +182,7 @@ def test_nested_repeated_and_after_an_exception() -> None:
         layer(x)
     assert torch.equal(inner.hidden, y)
     assert torch.equal(outer.hidden, torch.cat([y, y]))
-    with contextlib.suppress(ZeroDivisionError), glassgate.record(layer) as trace:
+    with suppress(ZeroDivisionError), glassgate.record(layer) as trace:
         layer(x)
         raise ZeroDivisionError
     assert torch.equal(trace.hidden, y)

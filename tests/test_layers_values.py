@@ -262,16 +262,6 @@ def test_threads(name: str) -> None:
         assert_equal(one, runs[0])
 
 
-@pytest.mark.parametrize("name", CLASSES)
-def test_empty(name: str) -> None:
-    layer = getattr(glassgate, name)(5, 7)
-    hx = states(layer, 3, torch.float32)
-    y, *last = flat(layer(torch.zeros(0, 3, 5), hx))
-    assert y.shape == (0, 3, 7)
-    assert_equal(last, list(hx) if isinstance(hx, tuple) else [hx])
-    assert layer(torch.zeros(4, 0, 5))[0].shape == (4, 0, 7)
-
-
 def test_forget_bias_is_the_sum_of_both() -> None:
     layer = glassgate.LSTM(5, 7, num_layers=2, bidirectional=True, forget_bias=1.5)
     assert repr(layer) == "LSTM(5, 7, num_layers=2, bidirectional=True, forget_bias=1.5)"
@@ -302,7 +292,7 @@ def test_bf16_is_float32_on_rounded_operands(name: str) -> None:
     assert (y.double() - exact(x.double())[0]).abs().max() > 1e-5  # the rounding is there
     with torch.autocast("cpu", dtype=torch.bfloat16):
         under = layer(x)[0]
-    assert torch.equal(under, y.bfloat16())
+    assert torch.equal(under, y.bfloat16() if kind == "LSTM" else y)  # the dtypes of torch's own
     with pytest.raises(GlassgateError, match=r'precision="bf16" takes torch.float32, got torch.float64'):
         getattr(glassgate, kind)(3, 4, precision="bf16", dtype=torch.float64)(torch.zeros(1, 1, 3).double())
 
@@ -316,21 +306,26 @@ def test_bf16_trains() -> None:
         assert 0 < (got - want).norm() < 12 * 2.0**-9 * want.norm()
 
 
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}, {"precision": "bf16"}])
 @pytest.mark.parametrize("name", CLASSES)
-def test_weight_drop_is_a_layer_with_dropped_weights(name: str) -> None:
-    layer = getattr(glassgate, name)(5, 7, weight_drop=0.5)
-    plain = getattr(glassgate, name)(5, 7)
+def test_weight_drop_is_a_layer_with_dropped_weights(name: str, options: dict[str, Any]) -> None:
+    layer = getattr(glassgate, name)(5, 7, weight_drop=0.5, **options)
+    plain = getattr(glassgate, name)(5, 7, **options)
     plain.load_state_dict(layer.state_dict())
     x = torch.randn(6, 3, 5)
     torch.manual_seed(5)
     got = layer(x)[0]
     torch.manual_seed(5)
+    names = [name_ for name_ in layer.state_dict() if name_.startswith("weight_hh")]
     with torch.no_grad():
-        plain.weight_hh_l0.copy_(nn.functional.dropout(layer.weight_hh_l0, 0.5))
-    assert 0.3 < (plain.weight_hh_l0 == 0).float().mean() < 0.7
+        for name_ in names:
+            weight = plain.get_parameter(name_)
+            weight.copy_(nn.functional.dropout(weight, 0.5))
+            assert 0.3 < (weight == 0).float().mean() < 0.7
     assert torch.equal(got, plain(x)[0])
     got.sum().backward()
-    assert ((layer.weight_hh_l0.grad == 0) == (plain.weight_hh_l0 == 0)).all()
+    for name_ in names:
+        assert ((layer.get_parameter(name_).grad == 0) == (plain.get_parameter(name_) == 0)).all()
     plain.load_state_dict(layer.state_dict())
     assert torch.equal(layer.eval()(x)[0], plain(x)[0])
 
@@ -343,24 +338,6 @@ def test_copies(copy_: Any) -> None:
         other = copy_(layer)
         assert_equal(flat(other(x)), flat(layer(x)))
     assert trace["l0"].hidden.shape == (6, 4, 7)  # one call of the layer, none of the copy
-
-
-def test_adopt_changes_who_computes_and_nothing_else() -> None:
-    class Own(nn.LSTM):
-        """Somebody's subclass."""
-
-    model = nn.ModuleDict({"a": nn.LSTM(5, 7), "b": nn.ModuleList([nn.GRU(7, 3)]), "c": Own(2, 2)})
-    before = dict(model.named_parameters()), dict(model.named_modules())
-    assert glassgate.adopt(model) is model
-    assert type(model["a"]) is glassgate.LSTM
-    assert type(model["b"][0]) is glassgate.GRU
-    assert type(model["c"]) is Own
-    assert all(p is before[0][name] for name, p in model.named_parameters())
-    assert all(m is before[1][name] for name, m in model.named_modules())
-    x = torch.randn(6, 4, 5)
-    fresh = glassgate.LSTM(5, 7)
-    fresh.load_state_dict(model["a"].state_dict())
-    assert_equal(flat(model["a"](x)), flat(fresh(x)))
 
 
 def test_without_a_kernel_torch_computes_and_says_so_once() -> None:

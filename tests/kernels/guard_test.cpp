@@ -101,6 +101,28 @@ Bits<S> run(const Passes<S>& passes, const reference::Problem& p, const Absent& 
         std::printf("%s: edits that change nothing change bits\n", where.c_str());
         ++failures;
     }
+    // A stream's step writes the new state over the old one; its outputs must be the same bits.
+    if (T > 0) {
+        Forward<S> apart = f;
+        apart.sizes.T = 1, apart.lengths = nullptr, apart.resets = nullptr, apart.reverse = false, apart.state = nullptr;
+        apart.hidden = b.out(N * H), apart.gates = b.out(N * gate_count(p.cell) * H);
+        apart.h_n = b.out(N * H), apart.c_n = b.out(N * H, !lstm);
+        passes.forward(apart);
+        Forward<S> step = apart;
+        S* h = b.raw_out(std::vector<S>(p.h0.begin(), p.h0.end()));
+        S* c = lstm ? b.raw_out(std::vector<S>(p.c0.begin(), p.c0.end())) : nullptr;
+        step.h0 = h, step.h_n = h, step.hidden = h, step.c0 = c, step.c_n = c;
+        step.gates = b.out(N * gate_count(p.cell) * H);
+        passes.forward(step);
+        const auto differs = [](const S* one, const S* other, Index count) {
+            return count > 0 && std::memcmp(one, other, static_cast<std::size_t>(count) * sizeof(S)) != 0;
+        };
+        if (differs(h, apart.h_n, N * H) || differs(h, apart.hidden, N * H) || (lstm && differs(c, apart.c_n, N * H)) ||
+            differs(step.gates, apart.gates, N * gate_count(p.cell) * H)) {
+            std::printf("%s: a step in place differs\n", where.c_str());
+            ++failures;
+        }
+    }
     Bits<S> bits;
     const auto keep = [&](const S* from, std::size_t count) {
         if (from != nullptr) bits.emplace_back(from, from + count);
@@ -182,8 +204,11 @@ int main(int count, char** arguments) {
         reference::Problem p;
         p.cell = static_cast<Cell>(i % 3);
         const bool large = i % 10 == 0;  // enough work for several threads
-        p.z = large ? Sizes{draw.whole(1, 8), draw.whole(1, 40), draw.whole(0, 150), draw.whole(20, 150)}
-                    : Sizes{draw.whole(0, 6), draw.whole(0, 9), draw.whole(0, 20), draw.whole(0, 36)};
+        const bool long_ = i % 40 == 5;  // several chunks of the backward pass, each of 512 rows or of one step
+        p.z = large   ? Sizes{draw.whole(1, 8), draw.whole(1, 40), draw.whole(0, 150), draw.whole(20, 150)}
+              : long_ ? Sizes{draw.coin() ? draw.whole(2, 4) : draw.whole(5, 30), 0, draw.whole(0, 9), draw.whole(1, 36)}
+                      : Sizes{draw.whole(0, 6), draw.whole(0, 9), draw.whole(0, 20), draw.whole(0, 36)};
+        if (long_) p.z.N = draw.whole(1025, 1200) / p.z.T + 1;
         const auto [T, N, I, H] = p.z;
         const Index G = gate_count(p.cell);
         Absent no{draw.coin(), draw.coin(), draw.coin(), draw.coin(), draw.coin(),

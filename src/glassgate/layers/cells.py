@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from glassgate.errors import GlassgateError
 from glassgate.layers import operators, reference
-from glassgate.layers.scanning import Scanning, say_once
+from glassgate.layers.scanning import WEIGHT_NAMES, Scanning, say_once
 
 __all__ = ["GRUCell", "LSTMCell"]
 
@@ -15,42 +15,56 @@ __all__ = ["GRUCell", "LSTMCell"]
 class _Cell(Scanning, nn.RNNCellBase):
     """What both cells share; a cell has one trace, without a name of its own."""
 
+    _state_names: tuple[str, ...] = ("h",)
+
     def _trace_names(self) -> tuple[str, ...]:
         return ("",)
 
     def _kind(self) -> int:
         raise NotImplementedError
 
-    def _lacks(self, x: Tensor) -> str:
+    def _lacks(self, x: Tensor, autocast: torch.dtype | None) -> str:
         """Return what the kernels lack for this input, in words; "" if nothing."""
         device = x.device.type
         if device not in ("cpu", "meta"):
             return f"device {device}"
-        if device != "meta" and torch.is_autocast_enabled(device):
-            return f"autocast to {torch.get_autocast_dtype(device)}"
+        if autocast is not None:
+            return f"autocast to {autocast}"
         return "" if x.dtype in operators.KERNEL_DTYPES else str(x.dtype)
 
     def _left_to_torch(self, x: Tensor) -> bool:
-        lacks = self._lacks(x)
+        if not isinstance(x, Tensor):
+            raise self._error(f"the input must be a tensor, got {type(x).__name__}")
+        autocast = self._autocast(x)
+        self._check_dtype(x, self._weight("weight_ih"), autocast)
+        lacks = self._lacks(x, autocast)
         theirs = bool(lacks) and not self._watched and self._kind() != reference.GRU_BEFORE
         who = "torch's own path computes" if theirs else "plain torch operations compute, slowly"
         if lacks:
             say_once(f"{type(self).__name__}: no kernel for {lacks}, {who}")
         return theirs
 
-    def _step(self, x: Tensor, **states: Tensor | None) -> list[Tensor]:
-        where = type(self).__name__
+    def _step(self, x: Tensor, *states: Tensor | None) -> list[Tensor]:
         if x.dim() not in (1, 2) or x.shape[-1] != self.input_size:
             expected = f"[N, {self.input_size}] or [{self.input_size}]"
-            raise GlassgateError(f"{where}: the input must be {expected}, got {list(x.shape)}")
+            raise self._error(f"the input must be {expected}, got {list(x.shape)}")
         shape = (*x.shape[:-1], self.hidden_size)
-        for name, state in states.items():
-            if state is not None and state.shape != shape:
-                raise GlassgateError(f"{where}: {name} must be {list(shape)}, got {list(state.shape)}")
-        steps = x.reshape(1, -1, self.input_size)
-        call = self._begin(not self._lacks(x), self._kind(), steps, list(states.values()), shape[:-1])
-        call.layer("", steps, (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh), False)
-        return call.finals()
+        for name, state in zip(self._state_names, states, strict=True):
+            if state is None:
+                continue
+            if not isinstance(state, Tensor):
+                raise self._error(f"{name} must be a tensor, got {type(state).__name__}")
+            if state.shape != shape:
+                raise self._error(f"{name} must be {list(shape)}, got {list(state.shape)}")
+        dtype, autocast = x.dtype, self._autocast(x)
+        tensors = (x.reshape(1, -1, self.input_size), *map(self._weight, WEIGHT_NAMES), *states)
+        if autocast is not None:
+            tensors = tuple(t if t is None else t.float() for t in tensors)
+        steps, weights, before = tensors[0], tensors[1:5], list(tensors[5:])
+        kernel, bf16 = not self._lacks(x, autocast), autocast == torch.bfloat16
+        call = self._begin(kernel, self._kind(), steps, before, shape[:-1], bf16=bf16)
+        call.layer("", steps, weights, False)
+        return call.finals() if autocast is None else [state.to(dtype) for state in call.finals()]
 
 
 class LSTMCell(_Cell, nn.LSTMCell):
@@ -79,6 +93,8 @@ class LSTMCell(_Cell, nn.LSTMCell):
     (3, 20)
     """
 
+    _state_names = ("h", "c")
+
     def _kind(self) -> int:
         return reference.LSTM
 
@@ -88,10 +104,11 @@ class LSTMCell(_Cell, nn.LSTMCell):
         hx: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Take one step: input [N, I] or [I], hx the pair (h, c) of [N, H] or [H]; returns the new pair."""
+        if hx is not None and not (isinstance(hx, (tuple, list)) and len(hx) == 2):
+            raise self._error(f"hx must be the pair (h, c), got {type(hx).__name__}")
         if self._left_to_torch(input):
             return super().forward(input, hx)
-        h, c = (None, None) if hx is None else hx
-        h, c = self._step(input, h=h, c=c)
+        h, c = self._step(input, *((None, None) if hx is None else hx))
         return h, c
 
 
@@ -138,4 +155,4 @@ class GRUCell(_Cell, nn.GRUCell):
         """Take one step: input [N, I] or [I], hx [N, H] or [H]; returns the new state."""
         if self._left_to_torch(input):
             return super().forward(input, hx)
-        return self._step(input, h=hx)[0]
+        return self._step(input, hx)[0]

@@ -1,7 +1,7 @@
 """Change gates and states while a model runs."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -130,10 +130,7 @@ class Edited(Call):
             projection["edit"] = _Editor(edits, layer, x, lengths)
         if self.kernel and not edits:
             return operators.scan(cell, x, *arguments)
-        device = x.device.type
-        on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-        with torch.autocast(device, enabled=False) if on else nullcontext():  # `bf16` rounds what it would
-            return reference.scan(cell, x, *arguments, **projection)
+        return reference.scan(cell, x, *arguments, **projection)
 
     def _edits_of(self, name: str, batch: int) -> Iterator[Edit]:
         """Return the edits of a layer; for a cell those of the step which this call is."""

@@ -14,6 +14,7 @@ from torch.autograd.function import _SingleLevelFunction
 
 from glassgate.layers.operators import LIBRARY, SCAN, SCAN_BACKWARD, Maybe
 from glassgate.layers.reference import scan as reference_scan
+from glassgate.layers.reference import without_autocast
 
 __all__ = ["input_gradients", "register"]
 
@@ -88,8 +89,9 @@ def _second_gradients(ctx: Any, *dd_inputs: Tensor) -> tuple[Maybe, ...]:
         d_inputs = pull(inputs[len(some) :])
         return tuple(d_inputs[k] for k in wanted)
 
-    pull = torch.func.vjp(gradients, *(values[k] for k in some), *(d_outputs[k] for k in given))[1]
-    second = iter(pull(tuple(dd for dd, want in zip(dd_inputs, ctx.wanted, strict=True) if want)))
+    with without_autocast(ctx.saved_tensors[0]):  # as the kernels, which no autocast changes
+        pull = torch.func.vjp(gradients, *(values[k] for k in some), *(d_outputs[k] for k in given))[1]
+        second = iter(pull(tuple(dd for dd, want in zip(dd_inputs, ctx.wanted, strict=True) if want)))
     d_all: list[Maybe] = [None] * 21
     for k in (*(1 + k for k in some), *(15 + k for k in given)):
         d_all[k] = next(second)

@@ -41,7 +41,7 @@ class GRU(Recurrent, nn.GRU):
     precision
         ``"fp32"``, or ``"bf16"``: what enters the matrix products is rounded to bfloat16; weights, sums and
         states stay in float32. Under ``torch.autocast("cpu", torch.bfloat16)`` it is ``"bf16"``, and results
-        are bfloat16.
+        have the dtype of the input, as torch's have there.
     weight_drop
         In training each weight on the hidden state is dropped with this probability, drawn once a call; the
         others are scaled up.

@@ -1,5 +1,6 @@
 """The LSTM: torch's, with every gate visible."""
 
+from numbers import Real
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class LSTM(Recurrent, nn.LSTM):
     precision
         ``"fp32"``, or ``"bf16"``: what enters the matrix products is rounded to bfloat16; weights, sums and
         cell states stay in float32. Under ``torch.autocast("cpu", torch.bfloat16)`` it is ``"bf16"``, and
-        results are bfloat16 as torch's are.
+        results have the dtype that torch's have there: bfloat16, of a PackedSequence that of the input.
     weight_drop
         In training each weight on the hidden state is dropped with this probability, drawn once a call; the
         others are scaled up.
@@ -66,6 +67,7 @@ class LSTM(Recurrent, nn.LSTM):
     forget_bias: float | None = None
 
     _own_options = ("forget_bias", "precision", "weight_drop")
+    _state_names = ("h_0", "c_0")
 
     def __init__(
         self,
@@ -77,6 +79,8 @@ class LSTM(Recurrent, nn.LSTM):
     ) -> None:
         super().__init__(*args, **kwargs)
         self._options(precision, weight_drop)
+        if forget_bias is not None and not isinstance(forget_bias, Real):
+            raise self._error(f"forget_bias must be a number, got {forget_bias!r}")
         if forget_bias is not None and not self.bias:
             raise self._error("forget_bias needs bias=True")
         self.forget_bias = forget_bias
@@ -109,3 +113,6 @@ class LSTM(Recurrent, nn.LSTM):
             self._state("h_0", hx[0], x, unbatched, wide),
             self._state("c_0", hx[1], x, unbatched, self.hidden_size),
         ]
+
+    def _autocast_result(self, autocast: torch.dtype, given: torch.dtype, packed: bool) -> torch.dtype:
+        return given if packed else autocast

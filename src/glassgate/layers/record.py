@@ -40,9 +40,14 @@ def record(
 ) -> Iterator[Recording]:
     """Record the gates and states of every glassgate layer inside a model.
 
-    Results and gradients are the same to the bit as without a record: the kernels keep the gates for the
-    backward pass anyway, and seeing them costs a pointer. Gates are differentiable when gradients are on.
-    Records may be nested; after the ``with``, and after an exception in it, nothing stays on the model.
+    Where the kernels compute, results and gradients are the same to the bit as without a record: they keep
+    the gates for the backward pass anyway, and seeing them costs a pointer. Where torch's own path computes
+    without a record, plain torch operations compute with it, and the last bits differ.
+
+    Gates are differentiable when gradients are on. A module at several places of the model has the name of
+    the first; layers of torch's that were not adopted are not recorded. Inside a function that torch
+    transforms (vmap, grad and the like) open the record there. Records may be nested; after the ``with``, and
+    after an exception in it, nothing stays on the model.
 
     Parameters
     ----------
@@ -142,7 +147,7 @@ def adopt(model: M) -> M:
     """Turn every ``torch.nn.LSTM``, ``GRU``, ``LSTMCell`` and ``GRUCell`` inside a model into ours, in place.
 
     The modules stay the same objects with the same parameters, hooks and names; only who computes changes.
-    Subclasses with a forward of their own are left alone.
+    Subclasses are left alone, but for the classes that torch makes for parametrised modules.
 
     Parameters
     ----------
@@ -166,5 +171,7 @@ def adopt(model: M) -> M:
         if own in _OURS:
             module.__class__ = _OURS[own]
         elif parametrize.is_parametrized(module) and own.__bases__[0] in _OURS:
-            own.__bases__ = (_OURS[own.__bases__[0]],)  # a class that torch made for this one module
+            # Copies of the module share the class that torch made for it: theirs stays as it is.
+            contents = {name: v for name, v in vars(own).items() if name not in ("__dict__", "__weakref__")}
+            module.__class__ = type(own.__name__, (_OURS[own.__bases__[0]],), contents)
     return model

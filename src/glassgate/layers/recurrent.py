@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from glassgate.errors import GlassgateError
 from glassgate.layers import operators
 from glassgate.layers.scanning import Scanning, say_once
 
@@ -24,12 +24,13 @@ class Recurrent(Scanning, nn.RNNBase):
     precision: Precision = "fp32"
     weight_drop: float = 0.0
     _own_options: tuple[str, ...] = ("precision", "weight_drop")
+    _state_names: tuple[str, ...] = ("h_0",)
 
     def _options(self, precision: Precision, weight_drop: float) -> None:
         if precision not in ("fp32", "bf16"):
             raise self._error(f"precision must be fp32 or bf16, got {precision!r}")
-        if not 0 <= weight_drop < 1:
-            raise self._error(f"weight_drop must be from 0 to below 1, got {weight_drop}")
+        if not (isinstance(weight_drop, Real) and 0 <= weight_drop < 1):
+            raise self._error(f"weight_drop must be from 0 to below 1, got {weight_drop!r}")
         self.precision = precision
         self.weight_drop = weight_drop
 
@@ -61,7 +62,8 @@ class Recurrent(Scanning, nn.RNNBase):
             How many steps of each sequence count, 0 to T, in any order. Outputs past the length are zero,
             final states are those at the length, and the reverse direction starts there. Unbatched: a number.
         resets : Tensor of bool [T, N], optional
-            Where true, the state is cleared before the step. [N, T] with ``batch_first``, [T] unbatched.
+            Where true, the state is cleared before the step, in the reverse direction too: there the step
+            begins a piece with those before it in time. [N, T] with ``batch_first``, [T] unbatched.
 
         Returns
         -------
@@ -75,16 +77,20 @@ class Recurrent(Scanning, nn.RNNBase):
         """
         packed = input if isinstance(input, PackedSequence) else None
         x: Tensor = input if packed is None else packed.data
+        if not isinstance(x, Tensor):
+            raise self._error(f"the input must be a tensor or a PackedSequence, got {type(x).__name__}")
         dtype = self._autocast(x)
+        self._check_dtype(x, self._weight("weight_ih_l0"), dtype)
         lacks = self._without_kernel(x, dtype)
-        if lacks and lengths is None and resets is None and not self._watched and self._torch_has_it():
+        marked = lengths is not None or resets is not None
+        if lacks and not marked and not self._watched and self._torch_has_it() and 0 not in x.shape[:-1]:
             say_once(f"{type(self).__name__}: no kernel for {lacks}, torch's own path computes")
             with self._dropped():
                 return super().forward(input, hx)
         if lacks:
             say_once(f"{type(self).__name__}: no kernel for {lacks}, plain torch operations compute, slowly")
         if packed is not None:
-            if lengths is not None or resets is not None:
+            if marked:
                 raise self._error(
                     "a PackedSequence carries its lengths; give a padded tensor for lengths or resets"
                 )
@@ -95,24 +101,18 @@ class Recurrent(Scanning, nn.RNNBase):
         x = x.unsqueeze(1) if unbatched else x.transpose(0, 1) if swap else x
         lengths = self._lengths(lengths, x, unbatched)
         if resets is not None:
-            resets = resets.unsqueeze(1) if unbatched else resets.transpose(0, 1) if swap else resets
-            if resets.shape != x.shape[:2]:
-                order = "[N, T]" if swap else "[T]" if unbatched else "[T, N]"
-                raise self._error(f"resets must have shape {order} like the input, got {list(resets.shape)}")
-            resets = resets != 0
+            resets = self._resets(resets, x, unbatched, swap)
         states = self._states(hx, x, unbatched)
+        own = x.dtype
         if dtype is not None:
             x, states = x.float(), [s if s is None else s.float() for s in states]
-        elif x.dtype != self.weight_ih_l0.dtype:
-            raise self._error(
-                f"the input must be of {self.weight_ih_l0.dtype} like the weights, got {x.dtype}"
-            )
-        bf16 = dtype is not None or self.precision == "bf16"
+        bf16 = dtype == torch.bfloat16 or self.precision == "bf16"
         if bf16 and x.dtype != torch.float32:
             raise self._error(f'precision="bf16" takes torch.float32, got {x.dtype}')
-        x, last = self._stack(not lacks, x, states, lengths, resets, bf16)
+        x, last = self._stack(not lacks, x, states, lengths, resets, bf16, dtype is not None)
         if dtype is not None:
-            x, last = x.to(dtype), [s.to(dtype) for s in last]
+            given = self._autocast_result(dtype, own, packed is not None)
+            x, last = x.to(given), [s.to(given) for s in last]
         if unbatched:
             x, last = x.squeeze(1), [s.squeeze(1) for s in last]
         final = last[0] if len(last) == 1 else tuple(last)
@@ -128,6 +128,7 @@ class Recurrent(Scanning, nn.RNNBase):
         lengths: Tensor | None,
         resets: Tensor | None,
         bf16: bool,
+        autocast: bool,
     ) -> tuple[Tensor, list[Tensor]]:
         """Run all layers and directions: x [T, N, I] -> [T, N, D H] and the final states [L D, N, H]."""
         directions = 2 if self.bidirectional else 1
@@ -144,14 +145,14 @@ class Recurrent(Scanning, nn.RNNBase):
                     w_hh = nn.functional.dropout(w_hh, self.weight_drop)
                 b_ih = self._weight("bias_ih_" + name) if self.bias else None
                 b_hh = self._weight("bias_hh_" + name) if self.bias else None
-                further = {"w_hr": self._weight("weight_hr_" + name)} if self.proj_size else {}
+                w_hr = self._weight("weight_hr_" + name) if self.proj_size else None
+                if autocast:
+                    weights = (w_ih, w_hh, b_ih, b_hh, w_hr)
+                    w_ih, w_hh, b_ih, b_hh, w_hr = (w if w is None else w.float() for w in weights)
+                further = {} if w_hr is None else {"w_hr": w_hr}
                 outputs.append(call.layer(name, x, (w_ih, w_hh, b_ih, b_hh), direction == 1, **further))
             x = outputs[0] if directions == 1 else torch.cat(outputs, -1)
         return x, call.finals()
-
-    def _weight(self, name: str) -> Any:
-        weight = self._parameters.get(name)  # where it is unless it is parametrised
-        return getattr(self, name) if weight is None else weight
 
     def _trace_names(self) -> tuple[str, ...]:
         ends = ("", "_reverse") if self.bidirectional else ("",)
@@ -178,11 +179,9 @@ class Recurrent(Scanning, nn.RNNBase):
         finally:
             self._flat_weights = whole
 
-    def _autocast(self, x: Tensor) -> torch.dtype | None:
-        """Return the dtype of an active autocast, else None."""
-        device = x.device.type
-        active = device != "meta" and torch.is_autocast_enabled(device) and x.dtype != torch.float64
-        return torch.get_autocast_dtype(device) if active else None
+    def _autocast_result(self, autocast: torch.dtype, given: torch.dtype, packed: bool) -> torch.dtype:
+        """Return the dtype of torch's own results under autocast; ``given`` is the input's."""
+        return given
 
     def _without_kernel(self, x: Tensor, autocast: torch.dtype | None) -> str:
         """Return what the kernels lack for this call, in words; "" if nothing."""
@@ -203,14 +202,27 @@ class Recurrent(Scanning, nn.RNNBase):
     def _lengths(self, lengths: Lengths | None, x: Tensor, unbatched: bool) -> Tensor | None:
         if lengths is None:
             return None
-        lengths = torch.as_tensor(lengths, device=x.device)
-        if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        try:
+            lengths = torch.as_tensor(lengths, device=x.device)
+        except (TypeError, ValueError, RuntimeError):  # what torch says to a word, to a ragged list, to 2^70
+            raise self._error(f"lengths must be whole numbers, got a {type(lengths).__name__}") from None
+        whole = not (lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool)
+        if not whole and lengths.numel():  # [] becomes a tensor of floats
             raise self._error(f"lengths must be whole numbers, got {lengths.dtype}")
         if unbatched and lengths.dim() == 0:
             lengths = lengths.unsqueeze(0)
         if lengths.shape != x.shape[1:2]:
             raise self._error(f"lengths must have shape [{x.shape[1]}], got {list(lengths.shape)}")
         return lengths.to(torch.int64)
+
+    def _resets(self, resets: Tensor, x: Tensor, unbatched: bool, swap: bool) -> Tensor:
+        if not isinstance(resets, Tensor):
+            raise self._error(f"resets must be a tensor, got {type(resets).__name__}")
+        T, N = x.shape[:2]
+        if resets.shape != ((N, T) if swap else (T,) if unbatched else (T, N)):
+            order = "[N, T]" if swap else "[T]" if unbatched else "[T, N]"
+            raise self._error(f"resets must have shape {order} like the input, got {list(resets.shape)}")
+        return (resets.unsqueeze(1) if unbatched else resets.transpose(0, 1) if swap else resets) != 0
 
     def _states(self, hx: Any, x: Tensor, unbatched: bool) -> list[Tensor | None]:
         """Return the initial states [L D, N, H], one for each state that runs through time."""
@@ -224,9 +236,6 @@ class Recurrent(Scanning, nn.RNNBase):
         if state.shape != shape:
             raise self._error(f"{name} must have shape {list(shape)}, got {list(state.shape)}")
         return state.unsqueeze(1) if unbatched else state
-
-    def _error(self, message: str) -> GlassgateError:
-        return GlassgateError(f"{type(self).__name__}: {message}")
 
 
 def _pack(x: Tensor, lengths: Tensor | None, like: PackedSequence) -> PackedSequence:

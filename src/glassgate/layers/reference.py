@@ -6,14 +6,28 @@ differentiation, and in derivatives of derivatives.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 from torch.nn.functional import linear
 
-__all__ = ["GRU_AFTER", "GRU_BEFORE", "LSTM", "Editor", "Scan", "gate_count", "scan"]
+from glassgate.errors import GlassgateError
+
+__all__ = [
+    "GRU_AFTER",
+    "GRU_BEFORE",
+    "LSTM",
+    "Editor",
+    "Scan",
+    "check_lengths",
+    "gate_count",
+    "scan",
+    "without_autocast",
+]
 
 LSTM, GRU_AFTER, GRU_BEFORE = range(3)
 """The cells, numbered as the kernels number them."""
@@ -38,6 +52,34 @@ class Scan(NamedTuple):
 def gate_count(cell: int) -> int:
     """Return how many gates a cell has: LSTM i, f, g, o; GRU r, z, n with z = 1 - u of the notes."""
     return 4 if cell == LSTM else 3
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Return a context in which autocast rounds nothing: what is to be rounded, `bf16` of `scan` says."""
+    device = x.device.type
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else nullcontext()
+
+
+def check_lengths(lengths: Tensor, steps: int) -> None:
+    """Refuse lengths that are not from 0 to ``steps``, in the words of the kernels.
+
+    Raises
+    ------
+    GlassgateError
+        In a call that torch compiled a RuntimeError: it sees the values only when it runs.
+    """
+    if torch.compiler.is_compiling():
+        fit = ((lengths >= 0) & (lengths <= steps)).all()
+        torch._assert_async(fit, f"scan: lengths: each must be from 0 to {steps}")
+        return
+    while torch._C._functorch.is_functorch_wrapped_tensor(lengths):
+        lengths = torch._C._functorch.get_unwrapped(lengths)
+    if lengths.is_meta or is_fake(lengths):
+        return  # there are no values
+    for n, length in enumerate(lengths.flatten().tolist()):
+        if not 0 <= length <= steps:
+            raise GlassgateError(f"scan: lengths[{n}]: must be from 0 to {steps}, got {length}")
 
 
 def scan(
@@ -100,35 +142,44 @@ def scan(
     gate_total = gate_count(cell)
     size, wide = w_hh.shape[0] // gate_total, w_hh.shape[1]  # they differ with a projection only
     round_ = _to_bf16 if bf16 else _same
-    w_hh = round_(w_hh)
-    from_x = linear(round_(x), round_(w_ih), b_ih)
     h = x.new_zeros(batch, wide) if h0 is None else h0
     c = x.new_zeros(batch, size) if c0 is None else c0
+    over = clear = None
+    if lengths is not None:
+        over = torch.arange(steps, device=x.device).unsqueeze(-1) >= lengths
+        # Steps that do not count are computed like the others, and dropped. They see zeros alone: a NaN
+        # would reach the gradients on the weights, as 0 NaN.
+        x, clear = x.masked_fill(over.unsqueeze(-1), 0), over
+    if resets is not None:
+        clear = resets != 0 if clear is None else clear | (resets != 0)
     rows: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-    for t in reversed(range(steps)) if reverse else range(steps):
-        h_old, c_old = h, c
-        if resets is not None:
-            clear = (resets[t] != 0).unsqueeze(-1)
-            h_old, c_old = h_old.masked_fill(clear, 0), c_old.masked_fill(clear, 0)
-        change = _unchanged if edit is None else partial(edit, t)
-        if cell == LSTM:
-            before = from_x[t] + linear(round_(h_old), w_hh, b_hh)
-            c_new, gates = _lstm_step(before, c_old, change)
-            h_new, state = gates[:, 3] * torch.tanh(c_new), c_new
-            if w_hr is not None:
-                h_new = linear(h_new, w_hr)
-        else:
-            h_new, gates, state = _gru_step(cell, from_x[t], h_old, w_hh, b_hh, round_, change)
-            c_new = c_old
-        h_new = change("hidden", h_new)
-        if lengths is not None:
-            over = (lengths <= t).unsqueeze(-1)
-            h, c = torch.where(over, h, h_new), torch.where(over, c, c_new)
-            h_new, state = h_new.masked_fill(over, 0), state.masked_fill(over, 0)
-            gates = gates.masked_fill(over.unsqueeze(-1), 0)
-        else:
-            h, c = h_new, c_new
-        rows[t] = h_new, gates, state
+    with without_autocast(x):
+        w_hh = round_(w_hh)
+        from_x = linear(round_(x), round_(w_ih), b_ih)
+        for t in reversed(range(steps)) if reverse else range(steps):
+            h_old, c_old = h, c
+            if clear is not None:
+                start = clear[t].unsqueeze(-1)
+                h_old, c_old = h.masked_fill(start, 0), c.masked_fill(start, 0)
+            change = _unchanged if edit is None else partial(edit, t)
+            if cell == LSTM:
+                before = from_x[t] + linear(round_(h_old), w_hh, b_hh)
+                c_new, gates = _lstm_step(before, c_old, change)
+                h_new, state = gates[:, 3] * torch.tanh(c_new), c_new
+                if w_hr is not None:
+                    h_new = linear(h_new, w_hr)
+            else:
+                h_new, gates, state = _gru_step(cell, from_x[t], h_old, w_hh, b_hh, round_, change)
+                c_new = c_old
+            h_new = change("hidden", h_new)
+            if over is not None:
+                idle = over[t].unsqueeze(-1)
+                h, c = torch.where(idle, h, h_new), torch.where(idle, c, c_new)
+                h_new, state = h_new.masked_fill(idle, 0), state.masked_fill(idle, 0)
+                gates = gates.masked_fill(idle.unsqueeze(-1), 0)
+            else:
+                h, c = h_new, c_new
+            rows[t] = h_new, gates, state
     nothing = x.new_zeros(0)
     shapes = (batch, wide), (batch, gate_total, size), (batch, size)
     hidden, gates, state = (

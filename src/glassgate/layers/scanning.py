@@ -1,5 +1,6 @@
 """What layers and cells share: who computes a call, and whose gates are recorded."""
 
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from glassgate.errors import GlassgateError
 from glassgate.kernels import _native
 from glassgate.layers import direct, operators, reference
 from glassgate.layers.direct import fits, may_pass_torch_by
@@ -17,18 +19,25 @@ from glassgate.trace import Chunk, LayerTrace
 if TYPE_CHECKING:
     from glassgate.layers.editing import Scope
 
-__all__ = ["Call", "Scanning", "has_gradient", "say_once"]
+__all__ = ["WEIGHT_NAMES", "Call", "Scanning", "has_gradient", "say_once"]
 
 _NOTHING = torch.empty(0)
+WEIGHT_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+"""What torch calls a layer's weights, before the layer's own name."""
+_CAST = (torch.float32, torch.bfloat16, torch.float16)  # what autocast takes for one another
 
 _said: set[str] = set()
 
 
 def say_once(message: str) -> None:
-    """Warn, unless this has been said before."""
-    if message not in _said and not torch.compiler.is_compiling():
-        _said.add(message)
-        warnings.warn(message, stacklevel=5)
+    """Warn of the line that called torch or glassgate, unless this has been said before."""
+    if message in _said or torch.compiler.is_compiling():
+        return
+    _said.add(message)
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("torch", "glassgate"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 class Scanning(nn.Module):
@@ -36,6 +45,7 @@ class Scanning(nn.Module):
 
     _recorders: tuple[dict[str, LayerTrace], ...] = ()
     _edits: "tuple[Scope, ...]" = ()
+    _state_names: tuple[str, ...]
 
     @property
     def _watched(self) -> bool:
@@ -68,15 +78,48 @@ class Scanning(nn.Module):
             [L D, N] for L layers in D directions; without L D, or without N too, for a cell.
         """
         arguments = (self, cell, x, states, lead, lengths, resets, bf16)
+        kernel = kernel and forward_ad._current_level < 0
+        passes = kernel and not self._edits and not torch.compiler.is_compiling()
+        if passes and may_pass_torch_by(x, states, lengths, resets):
+            return _Direct(*arguments) if torch.is_grad_enabled() else _Straight(*arguments)
+        self._check_given(x, states, lengths, resets, kernel)
         if self._edits:
             from glassgate.layers.editing import Edited
 
-            return Edited(kernel and forward_ad._current_level < 0, *arguments)
-        if not kernel or forward_ad._current_level >= 0:
-            return _Plain(*arguments)
-        if not torch.compiler.is_compiling() and may_pass_torch_by(x, states, lengths, resets):
-            return _Direct(*arguments) if torch.is_grad_enabled() else _Straight(*arguments)
-        return Call(*arguments)
+            return Edited(kernel, *arguments)
+        return Call(*arguments) if kernel else _Plain(*arguments)
+
+    def _check_given(
+        self, x: Tensor, states: list[Maybe], lengths: Maybe, resets: Maybe, kernel: bool
+    ) -> None:
+        """Refuse what can be wrong in a call that does not pass torch by."""
+        for name, tensor in (*zip(self._state_names, states, strict=True), ("resets", resets)):
+            if tensor is None:
+                continue
+            if tensor.device != x.device:
+                raise self._error(f"{name} must be on {x.device} like the input, got {tensor.device}")
+            if tensor is not resets and tensor.dtype != x.dtype:
+                raise self._error(f"{name} must be of {x.dtype} like the input, got {tensor.dtype}")
+        if lengths is not None and (self._edits or not kernel):
+            reference.check_lengths(lengths, len(x))
+
+    def _weight(self, name: str) -> Any:
+        weight = self._parameters.get(name)  # where it is unless it is parametrised
+        return getattr(self, name) if weight is None else weight
+
+    def _autocast(self, x: Tensor) -> torch.dtype | None:
+        """Return the dtype of an active autocast, else None."""
+        device = x.device.type
+        active = device != "meta" and torch.is_autocast_enabled(device) and x.dtype != torch.float64
+        return torch.get_autocast_dtype(device) if active else None
+
+    def _check_dtype(self, x: Tensor, weight: Tensor, autocast: torch.dtype | None) -> None:
+        if x.dtype == weight.dtype or (autocast and x.dtype in _CAST and weight.dtype in _CAST):
+            return
+        raise self._error(f"the input must be of {weight.dtype} like the weights, got {x.dtype}")
+
+    def _error(self, message: str) -> GlassgateError:
+        return GlassgateError(f"{type(self).__name__}: {message}")
 
     def _trace_names(self) -> tuple[str, ...]:
         raise NotImplementedError
@@ -119,6 +162,7 @@ class Call:
 
     def layer(self, name: str, x: Tensor, weights: Weights, reverse: bool, **projection: Any) -> Tensor:
         """Run the next layer or direction over x [T, N, I] and return its hidden states [T, N, H]."""
+        self._check(name, x, weights)
         h0, c0 = [state if state is None else self._row(state) for state in (*self.states, None)[:2]]
         inputs = (x, *weights, h0, c0)
         gradient = has_gradient(inputs)
@@ -131,6 +175,24 @@ class Call:
         return y.hidden
 
     _scan: Callable[..., reference.Scan] = staticmethod(operators.scan)
+
+    def _check(self, name: str, x: Tensor, weights: Weights) -> None:
+        """Refuse weights that were given another shape, dtype or device than the layer's."""
+        module: Any = self.module
+        rows = reference.gate_count(self.cell) * module.hidden_size
+        wide = getattr(module, "proj_size", 0) or module.hidden_size
+        shapes: tuple[tuple[int, ...], ...] = (rows, x.shape[2]), (rows, wide), (rows,), (rows,)
+        for kind, weight, shape in zip(WEIGHT_NAMES, weights, shapes, strict=True):
+            if weight is None:
+                continue
+            full = f"{kind}_{name}" if name else kind
+            if weight.shape != shape:
+                raise module._error(f"{full} must have shape {list(shape)}, got {list(weight.shape)}")
+            if weight.dtype != x.dtype:
+                raise module._error(f"{full} must be of {x.dtype} like the input, got {weight.dtype}")
+            if weight.device != x.device:
+                came = f"{weight.device} and {x.device}"
+                raise module._error(f"{full} and the input must be on one device, got {came}")
 
     def _row(self, state: Tensor) -> Tensor:
         """Cut the part [N, H] of the next layer or direction out of a state."""

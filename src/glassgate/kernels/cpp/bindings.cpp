@@ -1,4 +1,4 @@
-// The kernels for Python: sizes and buffers in, nothing else. Shapes and types are checked in kernels/__init__.py.
+// The kernels for Python: sizes and buffers in, nothing else. Shapes and types are checked in kernels/_checks.py.
 #include "buffers.hpp"
 #include "kernels.hpp"
 #include "team.hpp"

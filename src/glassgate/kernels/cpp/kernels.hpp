@@ -3,7 +3,8 @@
 // Every array is dense and row-major, S is float or double. T steps, N sequences, I inputs, H hidden units, G gates:
 // 4 for the LSTM in the order input, forget, candidate, output; 3 for the GRU in the order reset, z, candidate, where z is
 // the share of the OLD state. All buffers belong to the caller, need to live only as long as the call, and must not
-// overlap one another; "null" says that the pointer may be null and what that means. Any size may be zero.
+// overlap one another, except that in a single step (T = 1, no lengths) h0, h_n and hidden may be one buffer, and c0 and c_n
+// another. "null" says that the pointer may be null and what that means. Any size may be zero.
 //
 //     LSTM                                    GRU, reset before the product       GRU, reset after it
 //     i = sigmoid(W_i x + U_i h + b_i)        r = sigmoid(W_r x + U_r h + b_r)    the same r and z
