@@ -7,7 +7,8 @@
 in a hundred gets a number behind it, so that the vocabulary grows with the text. The file is tokenised as
 `glassgate train` does it, in a process of its own so that its memory can be told; figures are MB/s by the
 clock and for each second of one processor, and the most memory that a process took. Beside it stands what the
-`tokenizers` library takes for the first 4 MB, counting and numbering, for each second of one processor too.
+`tokenizers` library takes for the first 4 MB, counting and numbering, for each second of one processor too;
+both cut it as the text suggests.
 
 `vocabulary` trains on words drawn from a Zipf distribution over so many words, with the defaults of
 `glassgate train`: seconds to write and read the vocabulary, words/s, the time of a validation, a checkpoint
@@ -31,7 +32,7 @@ from tokenizers import Tokenizer, trainers
 from glassgate.folder.cutting import library_tokenizer
 from glassgate.folder.vocabulary import UNK, Vocabulary
 from glassgate.language.corpus import Corpus, TextOptions, prepare
-from glassgate.language.text import open_text
+from glassgate.language.text import detect_tokens, open_text
 from glassgate.language.tokenising import dtype_of
 
 COMPARED = 4_000_000  # bytes that the library is given
@@ -41,15 +42,16 @@ CHANGED = 100  # one word in so many
 def enlarge(text: Path, path: Path, size: int) -> None:
     """Write a text again and again, changed a little each time, until it has so many bytes."""
     with open_text(text) as stream:
-        words = stream.read().split(b" ")
+        data = stream.read()
+    words = (data if data.endswith(b"\n") else data + b"\n").split(b" ")
     generator = np.random.default_rng(1)
     with path.open("wb") as file:
-        while file.tell() < size:
-            data = b" ".join(words) if file.tell() == 0 else b" ".join(changed(words, generator))
-            data = data[: size - file.tell()]
-            file.write(data[: data.rfind(b"\n") + 1] or data)
-            if not data.endswith(b"\n"):
-                break
+        data = b" ".join(words)
+        while (left := size - file.tell()) >= len(data):
+            file.write(data)
+            data = b" ".join(changed(words, generator))
+        data = data[:left]
+        file.write(data[: max(data.rfind(b"\n"), data.rfind(b" ")) + 1])  # whole words
 
 
 def changed(words: list[bytes], generator: np.random.Generator) -> list[bytes]:
@@ -192,7 +194,7 @@ def main() -> None:
             enlarge(arguments.text, large, arguments.megabytes * 1_000_000)
             with large.open(encoding="utf-8", errors="ignore") as file:
                 sample = file.read(COMPARED)
-            library = library_seconds(sample, "spaces", False)
+            library = library_seconds(sample, detect_tokens([large]), False)
             print(
                 f"{'the library, MB for a processor second':<44} {len(sample.encode()) / 1e6 / library:,.2f}"
             )

@@ -11,7 +11,7 @@ from glassgate import GlassgateError
 from glassgate.folder.config import ModelConfig
 from glassgate.folder.vocabulary import Vocabulary
 from glassgate.language import evaluation
-from glassgate.language.cache import SHARPNESS, Cache, CacheOptions
+from glassgate.language.cache import Cache, CacheOptions
 from glassgate.language.evaluation import evaluate
 
 WORDS = 6
@@ -25,7 +25,7 @@ def by_definition(h: Any, targets: Any, logs: Any, options: CacheOptions) -> Any
         past = range(max(0, t - options.window), t)
         theta = options.theta
         if theta is None:
-            theta = SHARPNESS / np.mean([np.dot(h[i], h[i]) for i in range(t + 1)])
+            theta = 9 / np.mean([np.dot(h[i], h[i]) for i in range(t + 1)])
         weights = {i: np.exp(theta * np.dot(h[t], h[i])) for i in past}
         if not weights:
             mixed.append(logs[t])
@@ -68,10 +68,37 @@ def test_all_words_together_have_probability_one() -> None:
     assert total == pytest.approx(1, abs=1e-14)  # six terms, each to about 20 eps
 
 
-def test_scores_beyond_the_largest_exponential_are_probabilities() -> None:
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("theta", [1e4, 1e38, 1e40, 1e308])
+def test_the_sharpest_cache_has_the_word_of_the_most_alike_state(dtype: Any, theta: float) -> None:
+    """However large theta is, beyond the largest float32 too."""
     h, words, y = drawn(30)
-    found = Cache(CacheOptions(theta=1e4)).read(h, words, y[np.arange(30), words])
+    logs = y[np.arange(30), words]
+    found = Cache(CacheOptions(theta=theta, share=0.3)).read(h.astype(dtype), words, logs)
+    assert found[0] == logs[0]
+    for t in range(1, 30):
+        scores = h[:t] @ h[t]
+        last, best = np.argsort(scores)[-2:] if t > 1 else (0, 0)
+        # Of the word that is next the share is below 30 exp(-1e4 x 3e-3) = 3e-12.
+        assert t == 1 or scores[best] - scores[last] > 3e-3
+        expected = np.log(0.7 * np.exp(logs[t]) + 0.3 * (words[best] == words[t]))
+        assert found[t] == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-25, 1e-19, 1.0, 1e15])
+def test_states_of_any_size_have_a_theta_of_their_own(size: float) -> None:
+    """float32: squares below the least number there is are states of zeros, which are alike for any theta."""
+    h, words, y = drawn(30)
+    h = h.astype(np.float32)
+    logs = y[np.arange(30), words].astype(np.float32)
+    found = Cache(CacheOptions()).read((size * h).astype(np.float32), words, logs)
     assert np.isfinite(found).all()
+    if size in (1.0, 1e15):
+        # theta h . h is some 9 x 4 at the most, each of its products off by eps of float32.
+        np.testing.assert_allclose(found, by_definition(h, words, logs, CacheOptions()), rtol=0, atol=1e-4)
+    elif size == 0:
+        options = CacheOptions(theta=0)
+        np.testing.assert_allclose(found, by_definition(h, words, logs, options), rtol=0, atol=1e-5)
 
 
 def example() -> tuple[Any, Any]:

@@ -56,15 +56,17 @@ def without_kernels(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Recurrent, "_without_kernel", lambda self, x, dtype: "device cuda")
 
 
-def options(form: str) -> TrainOptions:
+def options(form: str, **changed: Any) -> TrainOptions:
     sizes: dict[str, Any] = {"hidden": 8, "embedding": 8, "batch": 4, "unroll": 10, "epochs": 1}
-    return TrainOptions(**{**sizes, "dropout": 0.0, **FORMS[form]})
+    return TrainOptions(**{**sizes, "dropout": 0.0, **FORMS[form], **changed})
 
 
-def trained(corpus: Corpus, folder: Path, form: str, device: str = "cpu", steps: int = 20) -> Trainer:
-    """Do some steps from the start or from the checkpoint, and save."""
+def trained(
+    corpus: Corpus, folder: Path, form: str, device: str = "cpu", steps: int = 20, **changed: Any
+) -> Trainer:
+    """Do some steps from the start or from the checkpoint."""
     place = torch.device(device)
-    made = Trainer(folder, options(form), corpus, Console(quiet=True), device=place)
+    made = Trainer(folder, options(form, **changed), corpus, Console(quiet=True), device=place)
     with devices.computing(place):
         for _ in range(steps):
             made.step(0.01)
@@ -198,10 +200,9 @@ def test_a_device_that_is_not_there_leaves_nothing(
 @pytest.mark.filterwarnings("ignore:GRU. no kernel for device cuda, plain torch")
 def test_a_cuda_device_trains_as_the_cpu_does(corpus: Corpus, tmp_path: Path, form: str) -> None:
     out = tmp_path / "m"
-    if "weight_drop" in FORMS[form]:  # masks are drawn on the device, each kind of which draws others
-        FORMS[form]["weight_drop"] = 0.0
-    start, here = trained(corpus, out, form, steps=0), trained(corpus, out, form)
-    there = trained(corpus, out, form, "cuda")
+    whole = {"weight_drop": 0.0}  # masks are drawn on the device, each kind of which draws others
+    start, here = trained(corpus, out, form, steps=0, **whole), trained(corpus, out, form, **whole)
+    there = trained(corpus, out, form, "cuda", **whole)
     assert there.model.embedding.weight.is_cuda
     assert there.progress.loss == pytest.approx(here.progress.loss, rel=1e-4)
     assert moved(here, there, start) < 10 * SHARE  # cuDNN's exponentials err by more than one rounding

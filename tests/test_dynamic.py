@@ -12,6 +12,7 @@ from by_hand import drawn_weights, model_in_float64
 from glassgate import GlassgateError
 from glassgate.folder.config import ModelConfig
 from glassgate.folder.vocabulary import Vocabulary
+from glassgate.language import dynamic
 from glassgate.language.dynamic import DynamicOptions, dynamic_perplexity
 from glassgate.language.held_out import perplexity
 from glassgate.language.model import NextWordModel
@@ -116,6 +117,38 @@ def test_the_equations(tmp_path: Path, output: str, tied: bool, with_statistics:
     assert found == pytest.approx(expected, rel=1e-12)
     still = perplexity(model, stream(TEXT, vocabulary)[1:].numpy().astype(np.uint16), vocabulary.eos)
     assert found != pytest.approx(still, rel=1e-5)  # far beyond the tolerance
+
+
+@pytest.mark.parametrize("with_statistics", [False, True])
+def test_what_is_not_given_is_what_the_documentation_says(tmp_path: Path, with_statistics: bool) -> None:
+    """A rate of 0.002, of 0.02 with statistics, a decay of 0.001, segments of 50."""
+    model, vocabulary = example()
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT * 2)
+    statistics = [text] if with_statistics else []
+    said = DynamicOptions(rate=0.02 if with_statistics else 0.002, decay=0.001, segment=50)
+    found, expected = (
+        dynamic_perplexity(model, vocabulary, [text], options, statistics)
+        for options in (DynamicOptions(), said)
+    )
+    assert found == expected
+
+
+def test_so_many_tokens_of_the_statistics_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole segments, until there are as many: the rest of a long text changes nothing."""
+    model, vocabulary = example()
+    text, long, short = tmp_path / "text.txt", tmp_path / "long.txt", tmp_path / "short.txt"
+    text.write_text(TEXT)
+    long.write_text(OTHER + "a b c\n" * 9)
+    short.write_text(OTHER)
+    options = DynamicOptions(rate=0.1, segment=9)
+    assert len(stream(OTHER, vocabulary)) - 1 == 4 * 9
+    values = []
+    for statistics, most in ((long, 28), (short, 36), (long, 37), (short, 27)):
+        monkeypatch.setattr(dynamic, "GATHERED", most)
+        values.append(dynamic_perplexity(model, vocabulary, [text], options, [statistics]))
+    assert values[0] == values[1] != values[2]
+    assert values[3] != values[1]
 
 
 def test_a_rate_of_nothing_is_the_model_and_the_model_stays(tmp_path: Path) -> None:

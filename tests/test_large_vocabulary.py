@@ -13,7 +13,6 @@ from glassgate.folder.vocabulary import Vocabulary
 from glassgate.language import held_out
 from glassgate.language.model import NextWordModel
 from glassgate.layers import fused, track
-from glassgate.layers.cutoffs import choose_cutoffs
 
 WORDS = 20_000
 CUTOFFS = (100, 2_000, 6_000)  # the last cluster is by far the largest
@@ -88,12 +87,6 @@ def test_without_the_kernels_a_validation_runs_few_tokens_at_once(monkeypatch: p
     assert held_out.perplexity(model, tokens, 0, 2) == pytest.approx(expected, rel=1e-6)
     assert max(run) <= 6
     assert sum(run) == 102
-
-
-def test_cutoffs_of_a_million_words_are_found() -> None:
-    cutoffs = choose_cutoffs(1e9 / np.arange(1, 1_000_001), 256, 1400)
-    assert list(cutoffs) == sorted(set(cutoffs))
-    assert 0 < cutoffs[0] < cutoffs[-1] < 1_000_000
 
 
 def test_many_words_come_back_from_disk(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import os
 from math import inf, nan, prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from glassgate.folder.vocabulary import Vocabulary
 from glassgate.language.corpus import Corpus
 from glassgate.language.options import Plan, TrainOptions
 from glassgate.layers.cutoffs import choose_cutoffs
+from glassgate.parameters.network import MOST_LAYERS
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,13 @@ from glassgate.layers.cutoffs import choose_cutoffs
             for name in ("hidden", "layers", "embedding", "epochs", "batch", "unroll", "threads")
             for value in (0, -3)
         ),
-        ("threads", 1025, "--threads: must be at most 1024, got 1025"),
+        ("threads", 1025, "--threads: must be at most 1,024, got 1,025"),
+        ("hidden", 10**8 + 1, "--hidden: must be at most 100,000,000, got 100,000,001"),
+        ("embedding", 10**8 + 1, "--embedding: must be at most 100,000,000, got 100,000,001"),
+        ("layers", 10**9, f"--layers: must be at most {MOST_LAYERS:,}, got 1,000,000,000"),
+        ("epochs", 10**6 + 1, "--epochs: must be at most 1,000,000, got 1,000,001"),
+        ("unroll", 10_001, "--unroll: must be at most 10,000, got 10,001"),
+        ("minutes", 525_601.0, "--minutes: must be at most 525,600, got 525,601.0"),
         *(
             (name, value, f"--{name.replace('_', '-')}: must be above 0, got {value}")
             for name in ("minutes", "learning_rate", "clip")
@@ -68,6 +74,8 @@ def test_a_closed_vocabulary_leaves_no_word_out() -> None:
         {"minutes": 1e-9, "learning_rate": 1e-9, "clip": 1e-9},
         {"weight_decay": 0.0, "dropout": 0.0, "seed": 0},
         {"dropout": 0.999, "seed": 2**31 - 1, "threads": 1024},
+        {"hidden": 10**8, "embedding": 10**8, "layers": MOST_LAYERS},
+        {"epochs": 10**6, "unroll": 10_000, "minutes": 525_600.0},
     ],
 )
 def test_the_bounds_themselves_are_allowed(options: dict[str, Any]) -> None:
@@ -253,10 +261,22 @@ def test_without_eos_a_part_of_one_word_has_nothing_to_predict(part: str) -> Non
     Plan.make(TrainOptions(), corpus(100, eos=False, valid=2, test=None))
 
 
-def test_a_model_larger_than_memory_is_refused_before_it_is_built(tmp_path: Path) -> None:
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    hidden = int((memory / 64) ** 0.5)  # 4 n^2 weights of 16 bytes alone fill it
-    with pytest.raises(GlassgateError, match=r"^--hidden: [\d,]+ weights take [\d,.]+ GiB to train, this "):
-        Plan.make(TrainOptions(cell="lstm", hidden=hidden + 1), corpus(1_000))
-    tensors = Plan.make(TrainOptions(cell="lstm", hidden=hidden // 2), corpus(1_000)).config.tensors()
-    assert 16 * sum(map(prod, tensors.values())) < memory
+def test_a_model_larger_than_memory_is_refused_before_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a memory of 16 MB, a million weights: one line that names what is too large."""
+    pages = {"SC_PHYS_PAGES": 16_000, "SC_PAGE_SIZE": 1_000}
+    monkeypatch.setattr(os, "sysconf", pages.__getitem__)
+
+    def made(words: int = 50, **options: Any) -> int:
+        plan = Plan.make(TrainOptions(**{"cell": "lstm", "bias": False, **options}), corpus(1_000, words))
+        return sum(map(prod, plan.config.tensors().values()))
+
+    told = r"take [\d.]+ GiB to train, this machine has 0\.0 GiB$"
+    with pytest.raises(GlassgateError, match=rf"^--hidden: 1,300,400 weights {told}"):
+        made(hidden=510, embedding=100, tied=True)  # 4 x 510 x 610 gates, 50 x 100 words, 100 x 510 for P
+    with pytest.raises(GlassgateError, match=rf"^--embedding: [\d,]+ weights {told}"):
+        made(hidden=100, embedding=3_000)
+    with pytest.raises(
+        GlassgateError, match=rf"^--minimum-count: [\d,]+ weights of a model of 5,000 words {told}"
+    ):
+        made(hidden=50, embedding=200, words=5_000)
+    assert made(hidden=400, embedding=100) == 4 * 400 * 500 + 50 * 100 + 100 * 400

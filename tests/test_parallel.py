@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+import pytest
 from rich.console import Console
 
 from glassgate.folder.model import read_folder
 from glassgate.folder.weights import load_weights
-from glassgate.language.model import NextWordModel
 from glassgate.language.options import TrainOptions
 from glassgate.language.parallel import Ranks
 from glassgate.language.training import train
+from test_training import FILES, begun
 
 OPTIONS: dict[str, Any] = {
     "hidden": 8,
@@ -29,15 +29,16 @@ OPTIONS: dict[str, Any] = {
     "batch": 5,  # parts of 2 and 3 streams
     "unroll": 5,
     "learning_rate": 0.01,
-    "output": "adaptive",
+    "average": 0.5,
     "threads": 1,
 }
 
 
-def launch(out: Path, *more: object) -> subprocess.Popen[bytes]:
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "glassgate", "train", *map(str, more), "--out", str(out), *options]
+def launch(out: Path, *more: object, processes: int = 2, **changed: object) -> subprocess.Popen[bytes]:
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in {**OPTIONS, **changed}.items()]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(processes), "-m", "glassgate", "train", *map(str, more)]
+    command += ["--out", str(out), "--spectral", *options]
     with (out.parent / "log").open("ab") as log:
         return subprocess.Popen(command, stdout=log, stderr=log)
 
@@ -59,10 +60,15 @@ def course(out: Path) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in rows if "loss" in row}
 
 
-def test_two_processes_train_as_one_and_go_on_after_one_was_killed(text: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("output", "resumed"), [("adaptive", 3), ("full", 2)])
+def test_processes_train_as_one_and_go_on_after_one_was_killed(
+    text: Path, tmp_path: Path, output: Any, resumed: int
+) -> None:
+    """Two, and after one was killed as many or another number, from a start that the first computes."""
     alone, together = tmp_path / "alone", tmp_path / "together"
-    train([text], alone, TrainOptions(**OPTIONS), console=Console(file=StringIO()))
-    running = launch(together, text, "--save-every", 0)
+    options = TrainOptions(**OPTIONS, spectral=True, output=output)
+    train([text], alone, options, console=Console(file=StringIO()))
+    running = launch(together, text, "--save-every", 0, output=output)
     try:
         # From the first checkpoint on, which comes after one of some 150 steps.
         while not (together / "training" / "checkpoint.safetensors").exists():
@@ -73,7 +79,7 @@ def test_two_processes_train_as_one_and_go_on_after_one_was_killed(text: Path, t
         os.kill(killed, signal.SIGKILL)
         assert running.wait(100) != 0
         assert (together / "training").exists()
-        running = launch(together, "--resume")
+        running = launch(together, "--resume", processes=resumed, output=output)
         assert running.wait(100) == 0, (tmp_path / "log").read_text()
     finally:
         running.terminate()
@@ -82,14 +88,13 @@ def test_two_processes_train_as_one_and_go_on_after_one_was_killed(text: Path, t
     assert list(one) == list(two)
     config, _ = read_folder(alone)
     assert config == read_folder(together)[0]
-    assert config.output == "adaptive"
+    assert config.output == output
     shapes = config.tensors()
     a, b = (
         load_weights(alone / "model.safetensors", shapes),
         load_weights(together / "model.safetensors", shapes),
     )
-    torch.manual_seed(1)
-    start = NextWordModel(config).arrays()
+    start = begun(text, tmp_path / "start", options).model.arrays()
     moved = np.concatenate([(a[name] - start[name]).ravel() for name in shapes])
     apart = np.concatenate([(a[name] - b[name]).ravel() for name in shapes])
     # Sums in another order leave in each gradient an error of a few eps of float32 of a usual one, below
@@ -99,6 +104,23 @@ def test_two_processes_train_as_one_and_go_on_after_one_was_killed(text: Path, t
     assert np.sqrt(np.mean(apart**2)) < 1e-5 * np.sqrt(np.mean(moved**2))
     for step, loss in one.items():
         assert abs(loss - two[step]) < 1e-5 * loss  # as above
+
+
+def test_time_ends_all_processes_at_one_step(text: Path, tmp_path: Path) -> None:
+    """By the clock of the first: were there two, one would wait for a step that the other leaves out."""
+    running = launch(tmp_path / "m", text, minutes=0.005, epochs=1_000_000)
+    assert running.wait(100) == 0, (tmp_path / "log").read_text()
+    assert {path.name for path in (tmp_path / "m").iterdir()} == FILES
+    assert max(course(tmp_path / "m")) >= 1
+
+
+def test_what_the_first_process_refuses_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    running = launch(tmp_path / "m", tmp_path / "empty.txt")
+    assert running.wait(100) != 0
+    told = [line for line in (tmp_path / "log").read_text().splitlines() if "error: " in line]
+    assert told == [f"glassgate: error: {tmp_path / 'empty.txt'}: is empty: expected text"]
+    assert not (tmp_path / "m").exists()
 
 
 def test_the_parts_are_all_streams_once() -> None:

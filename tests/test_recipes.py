@@ -1,5 +1,7 @@
 """Recipes: which is chosen, and what each of its parts does."""
 
+import re
+from dataclasses import fields
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from glassgate.folder.config import ModelConfig
 from glassgate.language import averaging, recipes
 from glassgate.language.model import NextWordModel
 from glassgate.language.options import Plan, TrainOptions
-from glassgate.language.recipes import RECIPES
+from glassgate.language.recipes import RECIPES, Recipe
 from glassgate.language.schedule import Streams
 from glassgate.language.training import train
 from test_options import corpus
@@ -129,7 +131,31 @@ def test_the_penalties_are_those_of_the_papers(cell: Any) -> None:
     assert one.item() == 0
 
 
-def test_ar_sees_what_is_dropped_and_tar_does_not() -> None:
+def test_the_table_of_the_documentation_is_that_of_the_recipes() -> None:
+    """docs/language.md, the rows of `Recipes`: the numbers that a newcomer reads."""
+    table = {}
+    for line in (Path(__file__).parents[1] / "docs" / "language.md").read_text().splitlines():
+        if line.startswith("| `--") and line.count("|") == 5:
+            names, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+            for number, name in enumerate(re.findall(r"`--([a-z-]+)`", names)):
+                values = [cell.split(",")[number if "," in names else 0].strip() for cell in cells[:2]]
+                table[name.replace("-", "_")] = values
+    assert table.keys() == {field.name for field in fields(Recipe)} - {"reset"}
+    left_open = {"by epochs": None, "by the text": None}
+    for column, recipe in enumerate(RECIPES.values()):
+        for name, values in table.items():
+            value, told = getattr(recipe, name), values[column]
+            if told in left_open:
+                assert value is None, name
+            elif isinstance(value, bool):
+                assert told == ("yes" if value else "no"), name
+            else:
+                assert told == (value if isinstance(value, str) else f"{value:g}"), name
+    assert list(RECIPES) == ["quick", "quality"]
+    assert RECIPES["quick"].reset == "before"  # "the notes'", says the table
+
+
+def test_ar_sees_what_is_dropped_and_tar_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = NextWordModel(ModelConfig(cell="lstm", vocabulary=9, embedding=4, hidden=6, dropout=0.5)).train()
     words, state = torch.randint(9, (5, 3)), model.initial_state(3)
@@ -138,8 +164,21 @@ def test_ar_sees_what_is_dropped_and_tar_does_not() -> None:
     penalty = model.training_loss(words, words, state, slowness=1.0)[1].item()
     # float32: sums of 72 squares, each rounded; 72 x 2^-24 is far below 1e-5.
     assert penalty == pytest.approx(float((states[0][1:] - states[0][:-1]).square().mean()), rel=1e-5)
-    dropped = model.training_loss(words, words, state, activation=1.0)[1]
-    assert dropped.item() != pytest.approx(float(states[1].square().mean()), rel=1e-3)
+    dropped: list[torch.Tensor] = []
+    drop = NextWordModel._drop
+
+    def watched(self: NextWordModel, x: torch.Tensor) -> torch.Tensor:
+        made = drop(self, x)
+        dropped.append(made.detach())
+        return made
+
+    monkeypatch.setattr(NextWordModel, "_drop", watched)
+    penalty = model.training_loss(words, words, state, activation=3.0)[1].item()
+    _, h = dropped  # of the embedding, and of the last states: twice as large or nothing
+    kept = h != 0
+    assert 0 < kept.sum() < kept.numel()
+    assert torch.equal(h[kept], 2 * states[1][kept])
+    assert penalty == pytest.approx(3 * float(h.double().square().mean()), rel=1e-5)  # as above
 
 
 def test_recurrent_weights_are_dropped_in_training_alone() -> None:

@@ -322,6 +322,22 @@ def test_a_finished_training_stays_as_it_is(program: Program, whole: dict[str, t
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
+def test_a_finished_training_keeps_its_options(
+    program: Program, text: Path, whole: dict[str, tuple[Path, float]]
+) -> None:
+    """The same command may be given again; of an option that the folder does not tell a line says so."""
+    out, _ = whole["gru before"]
+    finished = f"{out}: the training is finished, there is nothing to resume"
+    refused = program.run("train", "--resume", "--out", out, "--hidden", 99, "--epochs", 7)
+    assert refused.error == "--hidden: a resumed training keeps its options: expected 12, got 99"
+    assert program.run("train", "--resume", "--out", out, "--bias").code == 2
+    same = ["--hidden", 12, "--cell", "gru", "--output", "auto"]
+    assert program.run("train", text, "--resume", "--out", out, *same).err.splitlines()[0] == finished
+    ended = program.run("train", "--resume", "--out", out, *same, "--epochs", 7, "--learning-rate", 1)
+    assert ended.code == 0
+    assert ended.err.splitlines()[0] == f"{finished}; without effect: --epochs, --learning-rate"
+
+
 def test_there_is_nothing_to_resume(program: Program, tmp_path: Path, text: Path) -> None:
     out = tmp_path / "m"
     refused = program.run("train", "--resume", "--out", out)

@@ -29,15 +29,15 @@ def text(length: int, seed: int = 1) -> npt.NDArray[np.uint16]:
     return np.minimum(tokens, WORDS - 1).astype(np.uint16)
 
 
-def information(blocks: list[npt.NDArray[np.uint16]]) -> Table:
-    """Count word by word, and take the logs, as the docstring says."""
+def information(blocks: list[npt.NDArray[np.uint16]], rows: int = WORDS, neighbours: int = WORDS) -> Table:
+    """Count word by word, and take the logs, as the docstring says; of the most frequent words alone."""
     counts = np.zeros((WORDS, 4, WORDS))
     for block in blocks:
         for place, offset in enumerate((-2, -1, 1, 2)):
             for at in range(len(block)):
                 if 0 <= at + offset < len(block):
                     counts[block[at], place, block[at + offset]] += 1
-    table = counts.reshape(WORDS, -1)
+    table = counts[:rows, :, :neighbours].reshape(rows, -1)
     shares = table.sum(0) ** 0.75
     with np.errstate(divide="ignore"):
         M: Table = np.maximum(np.log(table / table.sum(1, keepdims=True) / (shares / shares.sum())), 0)
@@ -55,7 +55,7 @@ def gram(M: Table, width: int) -> Table:
 def check(found: torch.Tensor | None, M: Table, width: int) -> None:
     assert found is not None
     E = found.double().numpy()
-    assert E.shape == (WORDS, width)
+    assert E.shape == (len(M), width)
     # The iteration spans all of M's at most 30 dimensions, so that float32 alone is between the two: some
     # ten products of up to 120 terms, and vectors of condition S_1 / (S_7 - S_8), below 100 here:
     # 1e3 sqrt(120) 6e-8, times the largest |row|^2, at most 7 x 30 x 0.12^2.
@@ -78,9 +78,8 @@ def test_of_a_long_text_evenly_spread_blocks_are_counted(monkeypatch: pytest.Mon
 def test_rare_words_of_a_large_vocabulary_get_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spectral, "MOST_ROWS", 20)
     monkeypatch.setattr(spectral, "NEIGHBOURS", 10)
-    found = spectral_embedding(text(6_000), WORDS, 5, seed=1)
-    assert found is not None
-    assert found.shape == (20, 5)
+    tokens = text(6_000)
+    check(spectral_embedding(tokens, WORDS, 5, seed=1), information([tokens], rows=20, neighbours=10), 5)
 
 
 def test_the_same_seed_gives_the_same_bits() -> None:

@@ -18,6 +18,7 @@ from glassgate.folder.weights import load_weights
 from glassgate.language.corpus import encode_segments
 from glassgate.language.held_out import perplexity
 from glassgate.language.model import NextWordModel
+from glassgate.language.optimizer import AdamW
 from glassgate.language.options import TrainOptions
 from glassgate.language.schedule import Streams, one_cycle
 from glassgate.language.text import Segment
@@ -223,9 +224,19 @@ def test_a_budget_of_time_ends_annealed(program: Program, text: Path, tmp_path: 
     assert 1.0 < table[-1]["seconds"] < 10
     assert table[-1]["epoch"] < 100_000
     rates = [row["learning_rate"] for row in table if "loss" in row]
-    # Rows are two steps apart, a few milliseconds of 1.2 s: near the end of the cosine, and near its peak.
+    # Rows are two steps apart, a few milliseconds of 1.2 s: near the end of the schedule, and near its peak.
     assert rates[-1] < 0.02 * 0.1
     assert max(rates) > 0.02 * 0.9
+
+
+def test_a_budget_shorter_than_the_start_does_one_step(program: Program, text: Path, tmp_path: Path) -> None:
+    """What a training begins with counts against its minutes, and may take all of them."""
+    ended = program.run("train", text, "--out", tmp_path / "m", "--hidden", 8, "--minutes", 1e-9)
+    assert ended.code == 0, ended.err
+    assert {path.name for path in (tmp_path / "m").iterdir()} == FILES
+    table = rows(tmp_path / "m")
+    assert {row["step"] for row in table} == {1}
+    assert 1 < table[-1]["valid_perplexity"] < 42
 
 
 def begun(text: Path, out: Path, options: TrainOptions) -> Trainer:
@@ -241,6 +252,55 @@ def begun(text: Path, out: Path, options: TrainOptions) -> Trainer:
         with pytest.raises(GlassgateError, match="as if interrupted"):
             train([text], out, options, console=Console(quiet=True))
     return seen[0]
+
+
+@pytest.mark.parametrize("output", ["full", "adaptive"])
+def test_a_training_begins_with_the_frequencies(text: Path, tmp_path: Path, output: str) -> None:
+    """A state of zeros leaves c alone: (count + 1) / sum of (count + 1) of the training part."""
+    sizes: dict[str, Any] = {"hidden": 8, "embedding": 8, "output": output, "epochs": 1}
+    trainer = begun(text, tmp_path / "m", TrainOptions(**sizes))
+    counts = np.bincount(trainer.corpus.train, minlength=42) + 1
+    found = trainer.model.output.log_probabilities(torch.zeros(8)).detach().exp()
+    # float32: logs of up to 7, each rounded, and a sum of 42 terms.
+    np.testing.assert_allclose(found, counts / counts.sum(), rtol=42 * 2.0**-24 * 7)
+    assert counts.max() > 5 * counts.min()
+
+
+def test_a_longer_piece_has_a_higher_rate(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A piece of random length has rate x length / unroll; one of fixed length, short or not, the rate."""
+    seen: list[float] = []
+    monkeypatch.setattr(AdamW, "step", lambda self, rate, clip: (seen.append(rate), 1.0)[1])
+    for random in (True, False):
+        sizes: dict[str, Any] = {"hidden": 8, "embedding": 8, "batch": 4, "unroll": 12, "epochs": 1}
+        trainer = begun(text, tmp_path / str(random), TrainOptions(**sizes, random_unroll=random))
+        lengths = [len(trainer.streams.read(step)[0]) for step in range(12)]
+        assert len(set(lengths)) > 2 or not random
+        seen.clear()
+        for _ in lengths:
+            trainer.step(0.5)
+        assert seen == [0.5 * length / 12 if random else 0.5 for length in lengths]
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"learning_rate": 1e30}, "--learning-rate"),
+        ({"weight_decay": 1e300}, "--weight-decay or --learning-rate"),
+        (
+            {"activation_penalty": 1e300, "slowness_penalty": 1.0},
+            "--activation-penalty or --slowness-penalty or --learning-rate",
+        ),
+    ],
+)
+def test_what_diverges_names_what_was_asked_for(
+    text: Path, tmp_path: Path, options: dict[str, float], names: str
+) -> None:
+    small: dict[str, Any] = {"hidden": 8, "embedding": 8, "epochs": 2, **options}
+    with pytest.raises(GlassgateError, match=f": try a lower {names}; what was saved before stays$"):
+        train([text], tmp_path / "m", TrainOptions(**small), console=Console(quiet=True))
+    assert not (tmp_path / "m").exists()
 
 
 @pytest.mark.parametrize("output", ["full", "adaptive"])

@@ -77,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = app(args=words or ["--help"], prog_name="glassgate", standalone_mode=False)
+        if code == 130:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
     except _UsageError as error:
         # typer would print the usage as well: three lines where one says it all.
         context = getattr(error, "ctx", None)

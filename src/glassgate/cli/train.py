@@ -1,6 +1,7 @@
 """``glassgate train``: from a text to a next-word model."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -143,6 +144,6 @@ def command(
         device=device,
     )
     if not outcome.finished:
-        raise typer.Exit(130)
+        sys.exit(130)  # not typer's Exit, by which `main` would say once more that it was interrupted
     if os.environ.get("RANK", "0") == "0":  # torchrun's other processes write nothing
         typer.echo(f"the model is in {out}", err=True)

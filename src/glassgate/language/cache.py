@@ -101,14 +101,17 @@ class Cache:
         keys = h if self.keys is None else np.concatenate((self.keys, h))
         words = np.concatenate((self.words, targets))
         past, rows = len(words) - len(targets), np.arange(len(targets))[:, None]
-        scores = (h * self._theta(h)) @ keys.T
+        scores = h @ keys.T
         # Row t sees the words from past + t - window to past + t - 1: it never sees its own answer.
         back = past + rows - np.arange(len(words))
         scores[(back < 1) | (back > window)] = -np.inf
         first = int(past == 0)  # the first word of all has no past
         mixed = logs.astype(np.float64)
         scores = scores[first:]
+        # Sharpened only now: no product is too large, and a difference beyond the largest float is none.
         scores -= scores.max(1, keepdims=True)
+        with np.errstate(over="ignore"):
+            scores *= self._theta(h)[first:]
         np.exp(scores, out=scores)
         total = scores.sum(1, dtype=np.float64)
         scores[words != targets[first:, None]] = 0
@@ -119,12 +122,14 @@ class Cache:
         return mixed
 
     def _theta(self, h: Array) -> Array:
-        """Return theta for each of the next words, [T, 1]."""
+        """Return theta for each of the next words, [T, 1]: a finite number above 0, for -inf times it."""
         if self.options.theta is not None:
-            return np.full((len(h), 1), self.options.theta, h.dtype)
-        squares = self.squares + np.cumsum(np.square(h).sum(1), dtype=np.float64)
-        counts = self.count + 1 + np.arange(len(h))
-        self.squares, self.count = float(squares[-1]), int(counts[-1])
-        with np.errstate(divide="ignore"):  # states of zeros are alike for any theta
-            theta = np.where(squares > 0, SHARPNESS * counts / squares, 0)
-        return theta[:, None].astype(h.dtype)
+            theta = np.full(len(h), self.options.theta)
+        else:
+            squares = self.squares + np.cumsum(np.square(h).sum(1), dtype=np.float64)
+            counts = self.count + 1 + np.arange(len(h))
+            self.squares, self.count = float(squares[-1]), int(counts[-1])
+            with np.errstate(divide="ignore"):  # states of zeros are alike for any theta
+                theta = SHARPNESS * counts / squares
+        limits = np.finfo(h.dtype)
+        return theta.clip(limits.tiny, limits.max).astype(h.dtype)[:, None]

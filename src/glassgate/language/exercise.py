@@ -60,10 +60,18 @@ def train_exercise(out: Path, console: Console) -> Outcome:
     -------
     Outcome
         Its perplexity on the held-out words, where a guess among 100 words has 100.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        When it was interrupted: what follows needs a model that is trained.
     """
     words = sample_text().split()
     with tempfile.TemporaryDirectory() as folder:
         texts = Path(folder) / "sample.txt", Path(folder) / "held-out.txt"
         texts[0].write_text(" ".join(words[:TRAINED]))
         texts[1].write_text(" ".join(words[TRAINED:]))
-        return train([texts[0]], out, OPTIONS, valid=[texts[1]], console=console)
+        outcome = train([texts[0]], out, OPTIONS, valid=[texts[1]], console=console)
+    if not outcome.finished:
+        raise KeyboardInterrupt
+    return outcome

@@ -6,7 +6,7 @@ from math import isfinite, prod
 from typing import Any, Literal, TypeAlias, get_args
 
 from glassgate.errors import GlassgateError
-from glassgate.folder.config import Cell, Eos, ModelConfig, Output, Reset
+from glassgate.folder.config import LARGEST_SIZE, Cell, Eos, ModelConfig, Output, Reset
 from glassgate.folder.vocabulary import Tokens
 from glassgate.language.corpus import Corpus, TextOptions, count_words
 from glassgate.language.recipes import (
@@ -20,6 +20,7 @@ from glassgate.language.recipes import (
 )
 from glassgate.layers.cutoffs import choose_cutoffs
 from glassgate.layers.recurrent import Precision
+from glassgate.parameters.network import MOST_LAYERS
 
 __all__ = ["Plan", "TrainOptions"]
 
@@ -42,7 +43,15 @@ CHOICES = {
     "tokens": Tokens,
     "eos": Eos,
 }
-MOST_THREADS = 1024  # so many the operating system gives; without them the process would end at once
+MOST = {
+    "threads": 1024,  # so many the operating system gives; without them the process would end at once
+    "hidden": LARGEST_SIZE,
+    "embedding": LARGEST_SIZE,
+    "layers": MOST_LAYERS,
+    "epochs": 1_000_000,
+    "unroll": 10_000,  # steps whose states a backward pass holds
+    "minutes": 525_600,  # a year
+}
 BYTES = 16  # that a weight takes in training: itself, its gradient and two moments, in float32
 LEARNING_RATE = 8e-3  # at a batch of 40 streams; a smaller one follows the square root
 
@@ -101,12 +110,14 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise GlassgateError(f"--{name}: must be at least 1, got {value}")
-        if self.threads is not None and self.threads > MOST_THREADS:
-            raise GlassgateError(f"--threads: must be at most {MOST_THREADS}, got {self.threads}")
         for name in ("minutes", "learning_rate", "clip"):
             value = getattr(self, name)
             if value is not None and not (isfinite(value) and value > 0):
                 raise GlassgateError(f"--{name.replace('_', '-')}: must be above 0, got {value}")
+        for name, most in MOST.items():
+            value = getattr(self, name)
+            if value is not None and value > most:
+                raise GlassgateError(f"--{name}: must be at most {most:,}, got {value:,}")
         for name in ("weight_decay", "activation_penalty", "slowness_penalty"):
             value = getattr(self, name)
             if value is not None and not (isfinite(value) and value >= 0):
@@ -295,10 +306,17 @@ def _followed(options: TrainOptions, name: str) -> Recipe:
 
 
 def _check_memory(config: ModelConfig) -> None:
-    weights = sum(map(prod, config.tensors().values()))
+    shapes = config.tensors()
+    weights = sum(map(prod, shapes.values()))
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if BYTES * weights > memory:
-        raise GlassgateError(
-            f"--hidden: {weights:,} weights take {BYTES * weights / 2**30:,.1f} GiB to train, "
-            f"this machine has {memory / 2**30:,.1f} GiB"
-        )
+    if BYTES * weights <= memory:
+        return
+    recurrent = sum(prod(shape) for name, shape in shapes.items() if name.startswith("rnn."))
+    if 2 * recurrent < weights and config.vocabulary > config.width:
+        where, share = "--minimum-count", f" of a model of {config.vocabulary:,} words"
+    else:
+        where, share = "--embedding" if config.embedding > config.hidden else "--hidden", ""
+    raise GlassgateError(
+        f"{where}: {weights:,} weights{share} take {BYTES * weights / 2**30:,.1f} GiB to train, "
+        f"this machine has {memory / 2**30:,.1f} GiB"
+    )

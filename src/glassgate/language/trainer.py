@@ -37,7 +37,7 @@ from glassgate.language.spectral import spectral_embedding
 from glassgate.language.summary import introduction, training_rows
 from glassgate.layers import track
 
-__all__ = ["CHECKPOINT", "SAVE_EVERY", "WORK", "Outcome", "Trainer", "discard"]
+__all__ = ["CHECKPOINT", "SAVE_EVERY", "WORK", "Outcome", "Trainer", "discard", "how_to_resume"]
 
 WORK = "training"  # the folder of what an unfinished training needs; gone when it ends
 CHECKPOINT = "checkpoint.safetensors"
@@ -45,6 +45,7 @@ CPU = torch.device("cpu")
 SAVE_EVERY = 60.0  # seconds between checkpoints, where it is not given
 VALIDATED = 100_000  # tokens of the validation part that are read while training
 TESTED = 1_000_000  # tokens of each held-out part that are read at the end
+STRENGTHS = ("weight_decay", "activation_penalty", "slowness_penalty")  # too large, they diverge as well
 LARGEST_LOSS = 700.0  # nats a word; the perplexity of ten more is beyond the largest float
 
 
@@ -146,7 +147,8 @@ class Trainer:
         self.ticked = self.saved = time.monotonic()
         with _stop_requested() as stop, self.display:
             stopped = bool(self.ranks.first(stop.is_set()))
-            while self._spent() < 1 and not stopped:
+            # One step at least: the start alone may take longer than the minutes that were asked for.
+            while (self._spent() < 1 or self.progress.step == 0) and not stopped:
                 rate = self._rate()
                 self.step(rate)
                 self._average()
@@ -209,9 +211,11 @@ class Trainer:
         return self.plan.learning_rate * one_cycle(self._spent())
 
     def _diverged(self) -> GlassgateError:
+        suspects = [name for name in STRENGTHS if getattr(self.options, name)]
+        names = " or ".join(f"--{name.replace('_', '-')}" for name in [*suspects, "learning_rate"])
         return GlassgateError(
             f"training: the loss grew beyond all numbers at step {self.progress.step + 1}, learning rate "
-            f"{self._rate():.3g}: try a lower --learning-rate; what was saved before stays"
+            f"{self._rate():.3g}: try a lower {names}; what was saved before stays"
         )
 
     def _log_training(self, rate: float) -> None:
@@ -295,8 +299,7 @@ class Trainer:
             self._write_card({})
         self._draw()
         self.display.say(
-            f"interrupted at step {self.progress.step:,}; all is saved. Go on with:\n"
-            f"  glassgate train --resume --out {self.out}"
+            f"interrupted at step {self.progress.step:,}; all is saved. {how_to_resume(self.out)}"
         )
         return Outcome(False, {})
 
@@ -344,6 +347,11 @@ class Trainer:
         config = self.plan.config
         title = f"{config.cell.upper()} {config.layers} x {config.hidden}, {len(self.corpus.train):,} tokens"
         write_atomically(self.out / files.PICTURE, draw_loss(rows, title))
+
+
+def how_to_resume(out: Path) -> str:
+    """Return what is said to whoever interrupted a training, two lines."""
+    return f"Go on with:\n  glassgate train --resume --out {out}"
 
 
 def discard(out: Path) -> None:

@@ -1,9 +1,12 @@
 """Training: truncated BPTT with carried state, from a text to a model folder."""
 
+import fcntl
 import json
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,6 +16,7 @@ from rich.console import Console
 
 from glassgate.errors import GlassgateError
 from glassgate.folder import model as files
+from glassgate.folder.config import ModelConfig
 from glassgate.folder.files import reporting_disk_errors, write_atomically
 from glassgate.folder.vocabulary import Vocabulary
 from glassgate.language.corpus import Corpus, open_tokens, prepare
@@ -20,11 +24,21 @@ from glassgate.language.devices import DeviceChoice, choose_device, computing
 from glassgate.language.options import Plan, TrainOptions
 from glassgate.language.parallel import Ranks, joined
 from glassgate.language.progress import ProgressDisplay
-from glassgate.language.trainer import CHECKPOINT, SAVE_EVERY, WORK, Outcome, Trainer, discard
+from glassgate.language.trainer import (
+    CHECKPOINT,
+    SAVE_EVERY,
+    WORK,
+    Outcome,
+    Trainer,
+    discard,
+    how_to_resume,
+)
 
 __all__ = ["train"]
 
 How: TypeAlias = tuple[float, Console, Ranks, torch.device]  # what no result depends on
+OPTIONS = "options.json"  # what was asked for, and of which text; written when all is tokenised
+LOCK = "lock"  # a file of the work folder, locked as long as a process trains there
 SOON = 5.0  # seconds after which whoever waits for the text to be read is told how far it is
 
 
@@ -73,7 +87,10 @@ def train(
     Raises
     ------
     GlassgateError
-        For bad input, a full disk, or a loss that is no number. What was saved stays.
+        For bad input, a folder that is being trained already, a full disk, or a loss that is no number.
+        What was saved stays.
+    KeyboardInterrupt
+        When it is interrupted before there is anything to resume; then nothing is left.
 
     Notes
     -----
@@ -88,9 +105,9 @@ def train(
         how = (save_every, console or Console(stderr=True), ranks, place)
         if ranks.rank == 0:
             return _first(texts, out, options, valid, test, resume, given or {}, how)
-        if not ranks.first(0):
+        if not ranks.first(False):  # there is nothing to train, and the first process has said why
             return Outcome(True, {})
-        options, split = _stored_options(out / WORK / "options.json", {}, ())
+        options, split = _stored_options(out / WORK / OPTIONS, {}, ())
         corpus = open_tokens(Vocabulary.load(out / files.TOKENIZER), split["eos"], out / WORK, split["split"])
         return _run(out, options, corpus, (save_every, Console(quiet=True), ranks, place))
 
@@ -105,38 +122,95 @@ def _first(
     given: dict[str, Any],
     how: How,
 ) -> Outcome:
-    """Prepare the text, tell the other processes that it is there, and train."""
+    """Prepare the text, tell the other processes whether it is there, and train."""
     _, console, ranks, _ = how
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    work = out / WORK
-    stored = work / "options.json"
-    if resume and stored.exists():
-        options, split = _stored_options(stored, given, [*texts, *valid, *test])
-        vocabulary = Vocabulary.load(out / files.TOKENIZER)
-        corpus = open_tokens(vocabulary, split["eos"], work, split["split"])
-    else:
-        if resume and (out / files.WEIGHTS).exists() and not work.exists():
-            discard(out)
-            line = f"{out}: the training is finished, there is nothing to resume"
-            console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
-            ranks.first(False)
+    if resume and (out / WORK).exists() and not (out / WORK / OPTIONS).exists():
+        made = [out]  # by a run that was killed while it tokenised
+    with ExitStack() as held:
+        try:
+            found = _find(texts, out, options, valid, test, resume, given, made, console, held)
+        except BaseException:
+            with suppress(GlassgateError):  # that another process is gone as well
+                ranks.first(False)
+            raise
+        ranks.first(found is not None)
+        if found is None:
             return Outcome(True, {})
+        try:
+            return _run(out, *found, how)
+        except GlassgateError:
+            if not (out / WORK / CHECKPOINT).exists() and not (out / files.WEIGHTS).exists():
+                _withdraw(out, made)
+            raise
+        except KeyboardInterrupt:
+            if not (out / WORK / OPTIONS).exists():
+                raise
+            _say(console, f"interrupted; what was saved stays. {how_to_resume(out)}")
+            return Outcome(False, {})
+
+
+def _find(
+    texts: Sequence[Path],
+    out: Path,
+    options: TrainOptions,
+    valid: Sequence[Path],
+    test: Sequence[Path],
+    resume: bool,
+    given: dict[str, Any],
+    made: Sequence[Path],
+    console: Console,
+    held: ExitStack,
+) -> tuple[TrainOptions, Corpus] | None:
+    """Return what to train, with the folder locked in ``held``; None where the training is finished."""
+    work = out / WORK
+    stored = work / OPTIONS
+    if resume and (out / files.WEIGHTS).exists() and not work.exists():
+        unseen = _check_finished(out, given)
+        discard(out)
+        line = f"{out}: the training is finished, there is nothing to resume"
+        _say(console, line + (f"; without effect: {', '.join(unseen)}" if unseen else ""))
+        return None
+    if not (resume and stored.exists()):
         if not texts:
             raise GlassgateError(f"{out}: holds no training to resume, and no text was given to start one")
-        if resume and work.exists():
-            made = [out]  # by the run that was killed
-        else:
+        if not (resume and work.exists()):
             files.make_folder(out)
         with reporting_disk_errors(work):
             work.mkdir(exist_ok=True)
-        corpus = _prepare(texts, valid, test, options, out, made, console)
-    ranks.first(True)
-    try:
-        return _run(out, options, corpus, how)
-    except GlassgateError:
-        if not (work / CHECKPOINT).exists() and not (out / files.WEIGHTS).exists():
-            _withdraw(out, made)
-        raise
+    held.enter_context(_alone(work))
+    if not (resume and stored.exists()):
+        return options, _prepare(texts, valid, test, options, out, made, console)
+    options, split = _stored_options(stored, given, [*texts, *valid, *test])
+    vocabulary = Vocabulary.load(out / files.TOKENIZER)
+    return options, open_tokens(vocabulary, split["eos"], work, split["split"])
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Hold the lock of a work folder; the system takes it back from a process that ends in any way."""
+    path, taken = work / LOCK, False
+    with reporting_disk_errors(path):
+        file = path.open("ab")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            taken = True
+        except OSError:  # a file system without locks is no reason not to train
+            pass
+        if taken or not path.exists():  # it goes with the folder when the other one ends
+            raise GlassgateError(f"{work.parent}: another process trains there: wait for its end, or stop it")
+        yield
+
+
+def _check_finished(out: Path, given: dict[str, Any]) -> list[str]:
+    """Refuse options that the finished model tells were others; name those of which it tells nothing."""
+    known = asdict(ModelConfig.load(out / files.CONFIG)) if given else {}
+    for name, value in given.items():
+        if name in known and value not in (known[name], "auto"):
+            raise _kept(name, known[name], value)
+    return [_option(name) for name in given if name not in known]
 
 
 def _run(out: Path, options: TrainOptions, corpus: Corpus, how: How) -> Outcome:
@@ -160,10 +234,6 @@ def _prepare(
 ) -> Corpus:
     """Tokenise; options.json, written last, says that all is there."""
     work = out / WORK
-
-    def report(line: str) -> None:
-        console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
-
     try:
         with ExitStack() as shown:
             display: list[ProgressDisplay] = []
@@ -175,6 +245,7 @@ def _prepare(
                     display[0].update(share, text)
 
             started = time.monotonic()
+            report = partial(_say, console)
             corpus = prepare(
                 texts, valid, test, options.text, work, report, processes=options.threads, progress=progress
             )
@@ -182,7 +253,7 @@ def _prepare(
         corpus.vocabulary.save(out / files.TOKENIZER)
         names = [str(path.resolve()) for path in (*texts, *valid, *test)]
         record = {"options": options.as_dict(), "texts": names, "eos": corpus.eos, "split": corpus.split}
-        write_atomically(work / "options.json", json.dumps(record, indent=2) + "\n")
+        write_atomically(work / OPTIONS, json.dumps(record, indent=2) + "\n")
     except BaseException:
         _withdraw(out, made)
         raise
@@ -211,14 +282,24 @@ def _stored_options(
         names = record["texts"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GlassgateError(f"{path}: is damaged: {error}") from error
-    if differing := options.differing(given):
-        name = differing[0]
-        raise GlassgateError(
-            f"--{name.replace('_', '-')}: a resumed training keeps its options: "
-            f"expected {getattr(options, name)}, got {given[name]}"
-        )
+    for name in options.differing(given):
+        raise _kept(name, getattr(options, name), given[name])
     if texts and [str(text.resolve()) for text in texts] != names:
         raise GlassgateError(
             f"{path.parent.parent}: a resumed training keeps its texts: expected {', '.join(names)}"
         )
     return options, record
+
+
+def _kept(name: str, expected: object, came: object) -> GlassgateError:
+    return GlassgateError(
+        f"{_option(name)}: a resumed training keeps its options: expected {expected}, got {came}"
+    )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
