@@ -63,6 +63,7 @@ class Guard:
             len(token) >= SHORTEST_TOKEN and token.isascii() and token.isprintable()
         ):
             raise GlassgateError(f"--token: must be at least {SHORTEST_TOKEN} printable ASCII characters")
+        host = host.lower()  # as the names in requests are
         self._names = {*LOCAL, host, f"[{host}]"} | (set() if is_loopback(host) else {gethostname().lower()})
         self._any_address = not is_loopback(host)
         self._expected = None if token is None else f"Bearer {token}".encode()

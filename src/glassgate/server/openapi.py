@@ -171,9 +171,9 @@ _GIVES: dict[str, tuple[str, Schema]] = {
     "/generate": ("text/event-stream", _EVENT),
     "/trace": (
         "application/json",
-        _object(words=_list(_TEXT), layers=_list(_reference("Layer")), next=_WORDS),
+        _object(words=_list(_TEXT), layers=_list(_reference("Layer")), next=_WORDS, begun=_TEXT),
     ),
-    "/edit": ("application/json", _object(before=_WORDS, after=_WORDS)),
+    "/edit": ("application/json", _object(before=_WORDS, after=_WORDS, begun=_TEXT)),
     "/v1/models": ("application/json", _object(object={"const": "list"}, data=_list(_reference("Model")))),
     "/v1/completions": (
         "application/json",

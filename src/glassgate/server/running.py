@@ -22,6 +22,7 @@ from glassgate.server.engine import Engine
 from glassgate.server.guard import Guard
 from glassgate.server.metrics import Metrics
 from glassgate.server.openapi import document
+from glassgate.server.opening import opening
 from glassgate.server.service import Service
 
 __all__ = ["Server"]
@@ -34,9 +35,6 @@ MEDIA = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8",
-    ".svg": "image/svg+xml",
-    ".png": "image/png",
-    ".ico": "image/x-icon",
 }
 
 
@@ -76,7 +74,17 @@ class Server:
     ) -> None:
         guard = Guard(host, token)
         folders = [folder] if compared is None else [folder, compared]
-        services = [_service(one, token is not None, one is not folders[-1]) for one in folders]
+        models = [load(one) for one in folders]
+        services = [
+            Service(
+                model,
+                one,
+                Engine(model.network, model.vocabulary.unk),
+                token is not None,
+                {"opening": opening(models[place:]), "compared": place + 1 < len(models)},
+            )
+            for place, (model, one) in enumerate(zip(models, folders, strict=True))
+        ]
         engines = [service.engine for service in services]
         self.engine = engines[0]
         self._services = services
@@ -155,11 +163,6 @@ def _signals(loop: asyncio.AbstractEventLoop, end: Callable[[], None]) -> Iterat
     finally:
         for signal in (SIGINT, SIGTERM):
             loop.remove_signal_handler(signal)
-
-
-def _service(folder: Path, needs_token: bool, compared: bool) -> Service:
-    model = load(folder)
-    return Service(model, folder, Engine(model.network, model.vocabulary.unk), needs_token, compared)
 
 
 def _routes(service: Service) -> dict[str, Route]:
