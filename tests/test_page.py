@@ -16,7 +16,7 @@ from axe_playwright_python.sync_playwright import Axe
 from matplotlib.image import imread
 from playwright.sync_api import Browser
 
-from paging import TEXT, Open, becomes, expected, saved, tables
+from paging import TEXT, Open, becomes, expected, foremost, saved, tables
 from serving import Client, serving, write_folder
 
 
@@ -88,6 +88,7 @@ def test_an_edit_gives_the_servers_numbers_and_undo_takes_it_back(client: Client
         ).json
         becomes(page, both["after"])
         before = tables(page, "was")[0]
+        assert list(before) == foremost(both)
         assert before == {word: y for word, y in expected(both["before"]).items() if word in before}
         page.click("#undo")
         becomes(page, plain)
@@ -223,11 +224,11 @@ def test_the_pictures_are_the_figure(client: Client, visit: Open, tmp_path: Path
     assert len(drawn) == cells
     for one in drawn:
         x, y, width, height = (float(one.get(name, 0)) for name in ("x", "y", "width", "height"))
-        found = dots[int(y + height / 2), int(x + width / 2)]
+        found = dots[int(3 * (y + height / 2)), int(3 * (x + width / 2))]  # three dots for a pixel
         assert "#" + bytes(found.tolist()).hex() == one.get("fill")
     one = drawn[0]
-    right = int(float(one.get("x", 0)) + float(one.get("width", 0)))
-    assert bytes(dots[int(float(one.get("y", 0))), right].tolist()).hex() == "fcfbf8"  # paper between
+    right = int(3 * (float(one.get("x", 0)) + float(one.get("width", 0)))) + 1
+    assert bytes(dots[int(3 * float(one.get("y", 0))), right].tolist()).hex() == "fcfbf8"  # paper between
     layer = trace(client)[0]
     gate = "forget" if layer["cell"] == "lstm" else "reset"  # the first block, from light to dark
     shades = [int(one.get("fill", "")[1:3], 16) for one in drawn[: layer["values"][gate].size]]
