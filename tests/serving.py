@@ -42,9 +42,11 @@ class Reply(NamedTuple):
         return line
 
 
-def write_folder(folder: Path, cell: str = "lstm", closed: bool = False, **sizes: Any) -> Path:
+def write_folder(
+    folder: Path, cell: str = "lstm", closed: bool = False, words: str = WORDS, **sizes: Any
+) -> Path:
     """Write a model folder: two layers, <unk> and <eos>; or closed, without both."""
-    vocabulary = Vocabulary.build([WORDS], tokens="words", closed=closed, eos=not closed)
+    vocabulary = Vocabulary.build([words], tokens="words", closed=closed, eos=not closed)
     eos = "none" if closed else "line"
     given: dict[str, Any] = {"embedding": 5, "hidden": 7, "layers": 2, "tied": False, **sizes}
     config = ModelConfig(cell=cell, vocabulary=len(vocabulary), eos=eos, **given)  # type: ignore[arg-type]
