@@ -1,19 +1,16 @@
 """What the server refuses: each with its status and one clear line, and it goes on."""
 
-import json
 import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 
 from glassgate.errors import GlassgateError
-from glassgate.server import Server, completions, guard, service
+from glassgate.server import Server, guard, service
 from glassgate.server.engine import BusyError
-from glassgate.server.pace import Pace
 from glassgate.server.readers import Writer
 from serving import Client, serving, write_folder
 
@@ -330,46 +327,6 @@ def test_a_closed_vocabulary_has_no_unknown_words(tmp_path: Path) -> None:
         assert client.post("/predict", {"text": "the"}).status == 200
 
 
-def test_what_would_take_too_long_is_refused_at_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the measured time of a step: here one of a second, and each further text as long again."""
-    monkeypatch.setattr(Pace, "seconds", lambda self, texts, steps: float(texts * sum(steps.values())))
-    for path, body, most, (texts, words) in (
-        ("/v1/completions", {"prompt": ["the gate"] * 2, "n": 2, "max_tokens": 3}, 10, (4, 5)),
-        ("/v1/completions", {"prompt": "the gate", "max_tokens": 40, "stream": True}, 20, (1, 42)),
-        ("/generate", {"text": "the", "words": 40}, 20, (1, 41)),
-    ):
-        reply = client.post(path, body)
-        line = f"{texts} x {words} words would take about {texts * words} s: expected at most {most} s"
-        assert (reply.status, reply.error) == (413, f"the request: {line}")
-    for n, status in ((2, 200), (3, 413)):  # <eos>, one word read, three steps: 4 s a text
-        assert client.post("/v1/completions", {"prompt": "the", "n": n, "max_tokens": 3}).status == status
-    assert client.server.engine.load == 0
-
-
-def test_a_stream_that_comes_to_no_end_in_time_says_so(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step = client.server.engine.network.step
-
-    def slowly(*arguments: Any) -> None:
-        time.sleep(0.02)
-        step(*arguments)
-
-    monkeypatch.setattr(client.server.engine.network, "step", slowly)
-    for module in (service, completions):
-        monkeypatch.setattr(module, "STREAM_SECONDS", 0.5)
-    monkeypatch.setattr(Pace, "seconds", lambda self, texts, steps: 0.0)
-    for path, body in (
-        ("/generate", {"text": "the", "words": 512}),
-        ("/v1/completions", {"prompt": "the", "max_tokens": 512, "n": 2, "stream": True}),
-    ):
-        reply = client.post(path, body)
-        *words, last = [one for one in reply.body.decode().split("\n\n") if one]
-        assert (reply.status, 2 < len(words) < 512) == (200, True)
-        error = json.loads(last.removeprefix("data: "))["error"]
-        assert (error["message"], error["type"]) == ("the server: could not go on", "server_error")
-
-
 def test_a_trace_beyond_bounds(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "MOST_VALUES", 3 * 2 * 7 * 6)  # <eos> and two words
     assert client.post("/trace", {"text": "the gate"}).status == 200
@@ -413,15 +370,6 @@ def test_a_stream_that_cannot_begin_is_refused(client: Client, monkeypatch: pyte
             time.sleep(0.001)
 
 
-def test_what_takes_too_long_is_told(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "REQUEST_SECONDS", -1.0)
-    for path in ("/predict", "/trace", "/edit"):
-        reply = client.post(path, {"text": "the"})
-        line = "the server: did not come to the end of it in time; ask again"
-        assert (reply.status, reply.error) == (503, line)
-        assert reply.headers["retry-after"] == "1"
-
-
 def test_a_defect_shows_nothing_of_itself(
     client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -447,12 +395,3 @@ def test_metrics(folder: Path) -> None:
     assert 'glassgate_request_seconds_bucket{path="/predict",le="+Inf"} 2' in lines
     assert "glassgate_words_total 6" in lines  # <eos> and two words, twice
     assert "glassgate_in_flight 0" in lines
-
-
-def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
-    name = 'mod"\\è\nle'
-    with serving(write_folder(tmp_path / name)) as client:
-        assert client.get("/v1/models").json["data"][0]["id"] == name
-        assert client.get(f"/v1/models/{quote(name)}").json["id"] == name
-        lines = client.get("/metrics").body.decode().splitlines()
-    assert 'glassgate_requests_total{path="/v1/models/mod\\"\\\\è\\nle",status="200"} 1' in lines

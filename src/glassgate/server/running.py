@@ -52,6 +52,8 @@ class Server:
     compared
         A second model, which the page shows beside the first: under ``/compared`` it answers as the first
         does under ``/``.
+    origin
+        Where a proxy before this server offers the page, as ``https://glass.example.org``.
 
     Attributes
     ----------
@@ -61,7 +63,7 @@ class Server:
     Raises
     ------
     GlassgateError
-        For a folder that is no model, an address that is not to be had, or a missing token.
+        For a folder that is no model, an address that is not to be had, a missing token, or a wrong origin.
     """
 
     def __init__(
@@ -71,8 +73,9 @@ class Server:
         port: int = 8000,
         token: str | None = None,
         compared: Path | None = None,
+        origin: str | None = None,
     ) -> None:
-        guard = Guard(host, token)
+        guard = Guard(host, token, origin)
         folders = [folder] if compared is None else [folder, compared]
         models = [load(one) for one in folders]
         services = [

@@ -119,6 +119,6 @@ export function showArithmetic(place, layer, at) {
     }
     // Five operations on float32 numbers: beyond it a state was set by an edit.
     const edited = Math.abs(computed - found) > 1e-5 * (1 + Math.abs(found));
-    return edited ? [row, make("p", { class: "hint" }, `An edit set it, or the state before it; the gates alone give ${written(computed)}.`)] : [row];
+    return edited ? [row, make("p", { class: "hint" }, `An edit set it: the gates alone give ${written(computed)}.`)] : [row];
   }));
 }
