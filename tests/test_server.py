@@ -334,6 +334,8 @@ def test_the_pace_follows_what_steps_take() -> None:
     assert pace.room(128, now=0.5) == 128  # not known yet
     pace.note(5, 4, 0.028)  # each of four more takes a tenth of what one alone takes
     pace.leave(0.100, computed=0.100)
+    # Ten steps of the first kind, and two of one never seen: it is taken to be like the nearest, the second.
+    assert pace.seconds(3, {0: 10, 5: 2}) == pytest.approx((10 * 0.010 + 2 * 0.020) * (1 + 2 * 0.1))
     spare = 1.6 * 1.15 + 0.0003 / 0.100 - 1
     assert pace.room(128, now=0.5) == 1 + int(spare / 0.1) == 9
     assert pace.room(8, now=0.5) == 8
