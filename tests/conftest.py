@@ -55,21 +55,32 @@ def browser() -> "Iterator[Browser]":
 
 @pytest.fixture
 def visit(browser: "Browser") -> "Iterator[Open]":
-    """Open the page; at the end nothing may have gone wrong in it, and nobody else have been asked."""
+    """Open the page; at the end nothing may have gone wrong in it, and nobody else have been asked.
+
+    `refused` is the status of refusals that a test is about: the browser writes a line for each. `shows` is
+    what is waited for.
+    """
     from paging import LINK
 
     contexts, wrong, asked = [], [], []
 
-    def open_page(client: "Client", fragment: str = LINK, **options: Any) -> "Page":
+    def open_page(
+        client: "Client",
+        fragment: str = LINK,
+        refused: int | None = None,
+        shows: str = "table.next tbody tr",
+        **options: Any,
+    ) -> "Page":
         options.setdefault("viewport", {"width": 1360, "height": 900})
         context = browser.new_context(reduced_motion="reduce", **options)
         contexts.append(context)
         page = context.new_page()
+        expected = f"status of {refused} "
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda line: wrong.append(line.text) if "422" not in line.text else None)
+        page.on("console", lambda line: wrong.append(line.text) if expected not in line.text else None)
         page.on("request", lambda request: asked.append((client.server.url, request.url)))
         page.goto(client.server.url + "/" + fragment)
-        page.wait_for_selector("table.next tbody tr")
+        page.wait_for_selector(shows)
         return page
 
     yield open_page

@@ -43,9 +43,22 @@ def becomes(page: Page, *expected_words: list[dict[str, Any]]) -> None:
         timeout=10_000,
     )
     shown = 8 if len(expected_words) == 1 else 5
-    for found, words in zip(tables(page), expected_words, strict=True):
-        assert list(found)[:shown] == [entry["word"] for entry in words[:shown]]
+    columns = tables(page), tables(page, "was"), expected_words
+    for found, before, words in zip(*columns, strict=True):
         assert found == {word: y for word, y in expected(words).items() if word in found}
+        assert len(found) == min(shown, len(words))
+        ranked = [entry["word"] for entry in words]
+        if any(before.values()):  # words that were foremost before stand there, too: see `foremost`
+            assert list(found) == [word for word in ranked if word in found]
+        else:
+            assert list(found) == ranked[:shown]
+
+
+def foremost(both: dict[str, list[dict[str, Any]]], shown: int = 8) -> list[str]:
+    """The words of an answer of /edit that the page shows: most probable before or after, by the latter."""
+    before, after = ({e["word"]: e["probability"] for e in both[name]} for name in ("before", "after"))
+    most = sorted(after, key=lambda word: max(after[word], before[word]), reverse=True)[:shown]
+    return sorted(most, key=lambda word: after[word], reverse=True)
 
 
 def saved(page: Page, button: str, folder: Path) -> bytes:

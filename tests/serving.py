@@ -2,6 +2,9 @@
 
 import http.client
 import json
+import re
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,12 +45,19 @@ class Reply(NamedTuple):
         return line
 
 
-def write_folder(folder: Path, cell: str = "lstm", closed: bool = False, **sizes: Any) -> Path:
-    """Write a model folder: two layers, <unk> and <eos>; or closed, without both."""
-    vocabulary = Vocabulary.build([WORDS], tokens="words", closed=closed, eos=not closed)
-    eos = "none" if closed else "line"
+def write_folder(
+    folder: Path,
+    cell: str = "lstm",
+    closed: bool = False,
+    words: str = WORDS,
+    eos: bool = False,
+    **sizes: Any,
+) -> Path:
+    """Write a model folder: two layers, <unk> and <eos>; or closed, without <unk>, and <eos> if asked for."""
+    eos = eos or not closed
+    vocabulary = Vocabulary.build([words], tokens="words", closed=closed, eos=eos)
     given: dict[str, Any] = {"embedding": 5, "hidden": 7, "layers": 2, "tied": False, **sizes}
-    config = ModelConfig(cell=cell, vocabulary=len(vocabulary), eos=eos, **given)  # type: ignore[arg-type]
+    config = ModelConfig(cell=cell, vocabulary=len(vocabulary), eos="line" if eos else "none", **given)  # type: ignore[arg-type]
     folder.mkdir()
     weights = {name: values.astype(np.float32) for name, values in drawn_weights(config, 5).items()}
     (folder / "config.json").write_text(config.to_json())
@@ -90,6 +100,34 @@ class Client:
         data = [part.removeprefix("data: ") for part in reply.body.decode().split("\n\n") if part]
         assert data[-1] == "[DONE]"
         return [json.loads(one) for one in data[:-1]]
+
+
+POST = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+WHOLE = POST + b"Content-Length: 15\r\n\r\n" + b'{"text": "the"}'
+GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+
+
+def raw(client: Client, *pieces: bytes, pause: float = 0.0) -> bytes:
+    """Send bytes as they are, and return what comes until the server closes."""
+    host, _, port = client.host.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        try:
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(pause)
+        except OSError:
+            pass  # the server has closed already; what it said is there to be read
+        received = b""
+        try:
+            while part := connection.recv(65536):
+                received += part
+        except ConnectionResetError:
+            pass
+        return received
+
+
+def statuses(received: bytes) -> list[int]:
+    return [int(found) for found in re.findall(rb"HTTP/1\.1 (\d+) ", received)]
 
 
 # 413 is a refusal too: a text may be as long as allowed, and its JSON beyond what a body may have.

@@ -14,10 +14,15 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from matplotlib.image import imread
-from playwright.sync_api import Browser
 
-from paging import TEXT, Open, becomes, expected, saved, tables
+from paging import TEXT, Open, becomes, expected, foremost, saved, tables
 from serving import Client, serving, write_folder
+
+GATES = {
+    "lstm": {"forget": "f", "input": "i", "candidate": "g", "cell": "C", "output": "o", "hidden": "h"},
+    "gru": {"reset": "r", "update": "u", "candidate": "g", "hidden": "h"},
+}
+"""As they stand below one another, with their letters."""
 
 
 @pytest.fixture(scope="module", params=["lstm", "gru"])
@@ -88,6 +93,7 @@ def test_an_edit_gives_the_servers_numbers_and_undo_takes_it_back(client: Client
         ).json
         becomes(page, both["after"])
         before = tables(page, "was")[0]
+        assert list(before) == foremost(both)
         assert before == {word: y for word, y in expected(both["before"]).items() if word in before}
         page.click("#undo")
         becomes(page, plain)
@@ -155,27 +161,74 @@ def test_the_arithmetic_has_the_traces_numbers(client: Client, visit: Open) -> N
 
 def test_pointing_and_keys_go_to_the_cell(client: Client, visit: Open) -> None:
     page = visit(client)
-    page.focus("canvas")
-    for key in ("Home", "ArrowRight", "ArrowRight", "ArrowDown", "PageUp", "PageDown"):
-        page.keyboard.press(key)
-    label = page.get_attribute("canvas", "aria-label")
-    assert label is not None
     words = client.post("/trace", {"text": TEXT}).json["words"]
-    assert f"at “{words[2]}”" in label
-    before = page.text_content("#pinned")
-    page.hover("canvas", position={"x": 60, "y": 120})
-    assert page.text_content("#pinned") == before  # pointing shows, it does not choose
+    layers = trace(client)
+    gates = list(GATES[layers[1]["cell"]])
+
+    def is_at(gate: str, unit: int, step: int, layer: int = 1) -> None:
+        label = page.get_attribute("canvas", "aria-label") or ""
+        value = float(layers[layer]["values"][gate][step, unit])
+        name, _, number = label.rpartition(": ")
+        letter = GATES[layers[1]["cell"]][gate]
+        assert name.startswith(f"{letter}, ")
+        assert name.endswith(f"unit {unit} of layer l{layer}, at “{words[step]}”")
+        assert float(number.replace("−", "-")) == pytest.approx(value, abs=5.1e-4)  # three digits
+        assert page.text_content("#pinned") == name
+
+    page.focus("canvas")
+    last = len(words) - 1
+    for key, gate, unit, step in (
+        ("Home", gates[0], 0, 0),
+        ("ArrowRight", gates[0], 0, 1),
+        ("ArrowRight", gates[0], 0, 2),
+        ("ArrowLeft", gates[0], 0, 1),
+        ("ArrowDown", gates[0], 1, 1),
+        ("ArrowDown", gates[0], 2, 1),
+        ("ArrowUp", gates[0], 1, 1),
+        ("PageDown", gates[1], 1, 1),
+        ("PageDown", gates[2], 1, 1),
+        ("PageUp", gates[1], 1, 1),
+        ("End", gates[1], 1, last),
+        ("ArrowRight", gates[1], 1, last),
+    ):
+        page.keyboard.press(key)
+        is_at(gate, unit, step)
+    page.wait_for_function(
+        "pinned => document.querySelector('#told').textContent.startsWith(pinned)",
+        arg=page.text_content("#pinned"),
+    )  # who does not see it hears of it
+    chosen = page.text_content("#pinned")
+    page.hover("canvas", position={"x": 60, "y": 120})  # the first word: pointing shows and does not choose
+    shown = page.text_content("#where") or ""
+    assert (shown != chosen, shown.endswith(f"at “{words[0]}”")) == (True, True)
+    assert page.text_content("#pinned") == chosen
     page.click("canvas", position={"x": 60, "y": 120})
-    assert page.text_content("#pinned") == page.text_content("#where") != before
+    assert page.text_content("#pinned") == page.text_content("#where") == shown
     page.focus("canvas")
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "value"
     page.keyboard.press("Escape")
     assert page.evaluate("document.activeElement.tagName") == "CANVAS"
-    page.click("canvas", position={"x": 60, "y": 10})  # the first word
-    label = page.get_attribute("canvas", "aria-label")
-    assert label is not None
-    assert f"at “{words[0]}”" in label
+    column = (page.evaluate("document.querySelector('canvas').clientWidth") - 36) / len(words)
+    page.click("canvas", position={"x": 34 + 2.5 * column, "y": 10})  # a word
+    assert (page.text_content("#pinned") or "").endswith(f"at “{words[2]}”")
+
+
+def test_a_cell_that_is_walked_to_comes_into_view(client: Client, visit: Open) -> None:
+    text = " ".join(["the gate opens a door ,"] * 8)
+    page = visit(client, f"#text={quote(text)}", viewport={"width": 900, "height": 500})
+    page.focus("canvas")
+    assert page.evaluate("scrollY") < 300
+    # The last word is in view, as one types; all of it, bold and slanted.
+    right, whole = page.eval_on_selector(".plot", "p => [p.scrollLeft + p.clientWidth, p.scrollWidth]")
+    assert right >= whole - 4
+    for _ in range(12):
+        page.keyboard.press("PageDown")
+    box = "spot => { const { top, bottom } = spot.getBoundingClientRect(); return [top, bottom]; }"
+    top, bottom = page.eval_on_selector(".spot", box)
+    assert 0 <= top < bottom <= 500
+    page.keyboard.press("Home")
+    assert page.evaluate("document.querySelector('.plot').scrollLeft") == 0
 
 
 def test_the_cell_goes_with_the_last_word_until_one_is_picked(client: Client, visit: Open) -> None:
@@ -223,11 +276,11 @@ def test_the_pictures_are_the_figure(client: Client, visit: Open, tmp_path: Path
     assert len(drawn) == cells
     for one in drawn:
         x, y, width, height = (float(one.get(name, 0)) for name in ("x", "y", "width", "height"))
-        found = dots[int(y + height / 2), int(x + width / 2)]
+        found = dots[int(3 * (y + height / 2)), int(3 * (x + width / 2))]  # three dots for a pixel
         assert "#" + bytes(found.tolist()).hex() == one.get("fill")
     one = drawn[0]
-    right = int(float(one.get("x", 0)) + float(one.get("width", 0)))
-    assert bytes(dots[int(float(one.get("y", 0))), right].tolist()).hex() == "fcfbf8"  # paper between
+    right = int(3 * (float(one.get("x", 0)) + float(one.get("width", 0)))) + 1
+    assert bytes(dots[int(3 * float(one.get("y", 0))), right].tolist()).hex() == "fcfbf8"  # paper between
     layer = trace(client)[0]
     gate = "forget" if layer["cell"] == "lstm" else "reset"  # the first block, from light to dark
     shades = [int(one.get("fill", "")[1:3], 16) for one in drawn[: layer["values"][gate].size]]
@@ -294,11 +347,12 @@ def test_the_counts_are_the_models(client: Client, visit: Open) -> None:
     assert totals == [f"{count[name]:,}" for name in ("cell", "total", "with_embedding")]
 
 
-def test_a_begun_word_is_completed(browser: Browser, visit: Open, tmp_path: Path) -> None:
+def test_a_begun_word_is_completed(visit: Open, tmp_path: Path) -> None:
     with serving(write_folder(tmp_path / "closed", closed=True)) as client:
-        page = visit(client, "#text=the%20ga")
+        page = visit(client, "#text=the%20ga", refused=422)
         becomes(page, client.post("/predict", {"text": "the ga", "k": 64, "complete": True}).json["words"])
-        assert "is begun" in (page.text_content("#status") or "")
+        assert "“ga…” is begun" in (page.text_content("#status") or "")
+        assert page.text_content("table.next caption") == "that completes “ga” after “the”"
         page.click("table.next tbody .word")
         word = page.input_value("#text").removeprefix("the ")
         assert word in ("gate", "gates")
@@ -307,14 +361,12 @@ def test_a_begun_word_is_completed(browser: Browser, visit: Open, tmp_path: Path
         page.wait_for_function("() => document.querySelector('#status').textContent.includes('zzz')")
 
 
-def test_a_token_is_asked_for(browser: Browser, tmp_path: Path) -> None:
+def test_a_token_is_asked_for(visit: Open, tmp_path: Path) -> None:
     token = "a token of some length"
     with serving(write_folder(tmp_path / "guarded"), token=token) as client:
-        page = browser.new_page()
-        page.goto(client.server.url)
+        page = visit(client, refused=401, shows="#key:not([hidden])")
         page.fill("#token", token)
         page.keyboard.press("Enter")
         page.wait_for_selector("table.next tbody tr")
         assert page.is_hidden("#key")
         assert token not in json.dumps([page.url, page.evaluate("({...localStorage, ...sessionStorage})")])
-        page.close()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -14,7 +15,7 @@ from glassgate.cli import main
 from glassgate.errors import GlassgateError
 from glassgate.folder.counting import count_folder
 from glassgate.server import exercise
-from serving import write_folder
+from serving import serving, write_folder
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,14 @@ def test_it_serves_until_a_signal_and_ends_well(folder: Path, ended_by: signal.S
     [
         (["--host", "0.0.0.0"], "--host: 0.0.0.0 is open to others and needs a --token"),
         (["--token", "short"], "--token: must be at least 16 printable ASCII characters"),
+        (
+            ["--origin", "glass.example.org"],
+            "--origin: must be https://NAME or http://NAME, got 'glass.example.org'",
+        ),
+        (
+            ["--origin", "https://a.example"],
+            "--origin: https://a.example is open to others and needs a --token",
+        ),
         (["--port", "-1"], "--port: must be from 0 to 65535, got -1"),
     ],
 )
@@ -91,3 +100,28 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(GlassgateError, match=r"exercise: cannot be written: "):
         exercise.exercise_folder(lambda line: None)
+
+
+def test_a_proxy_offers_the_page_under_another_name(folder: Path) -> None:
+    token = "0123456789abcdef"
+    with serving(folder, token=token, origin="https://Glass.example.org") as client:
+        bearer = {"Authorization": f"Bearer {token}"}
+        origin = "https://glass.example.org"
+        for host, sent, status in (
+            ("glass.example.org", origin, 200),  # the proxy passes the name on
+            (client.host, origin, 200),  # or names this server itself
+            ("glass.example.org", "https://evil.example", 403),
+            (client.host, "http://glass.example.org", 403),
+            ("evil.example", origin, 421),
+        ):
+            reply = client.post("/predict", {"text": "the"}, Host=host, Origin=sent, **bearer)
+            assert reply.status == status, (host, sent)
+
+
+def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    name = 'mod"\\è\nle'
+    with serving(write_folder(tmp_path / name)) as client:
+        assert client.get("/v1/models").json["data"][0]["id"] == name
+        assert client.get(f"/v1/models/{quote(name)}").json["id"] == name
+        lines = client.get("/metrics").body.decode().splitlines()
+    assert 'glassgate_requests_total{path="/v1/models/mod\\"\\\\è\\nle",status="200"} 1' in lines

@@ -118,6 +118,49 @@ def test_traces_and_edits_are_the_runtimes(
     assert compared["before"] != compared["after"]
 
 
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_begun_last_word_is_completed_with_gates_and_edits(tmp_path: Path, closed: bool) -> None:
+    folder = write_folder(tmp_path / "drawn", closed=closed)
+    model = load(folder)
+    edit = {"gate": "candidate", "set": 0.5}
+
+    def allowed(text: str, begun: str, edits: list[Edit]) -> list[tuple[str, float]]:
+        ranked = model.trace(text, edits).best(len(model.vocabulary))
+        return [(word, y) for word, y in ranked if word.startswith(begun) and not word.startswith("<")][:3]
+
+    with serving(folder) as client:
+        for text, before, begun in (("the ga", "the", "ga"), ("the gate, op", "the gate ,", "op")):
+            body = {"text": text, "k": 3, "complete": True}
+            traced = client.post("/trace", {**body, "edits": [edit]}).json
+            assert traced["begun"] == begun
+            assert traced["words"] == list(model.trace(before).words)
+            edited = allowed(before, begun, [Edit("candidate", set=0.5)])
+            assert pairs(traced["next"]) == edited
+            both = client.post("/edit", {**body, "edits": [edit]}).json
+            plain = allowed(before, begun, [])
+            assert (pairs(both["after"]), both["begun"]) == (edited, begun)
+            assert pairs(both["before"]) == plain != edited
+            assert pairs(client.post("/predict", body).json["words"]) == [
+                (word, pytest.approx(y, rel=CLOSE)) for word, y in plain
+            ]
+        # Words that are known, or followed by a space, or that nothing completes: read as they stand.
+        for text in ("the gate", "the ga ", "the zz"):
+            reply = client.post("/trace", {"text": text, "complete": True})
+            if closed and text != "the gate":
+                word = text.split()[1]
+                assert reply.status == 422
+                assert reply.error.startswith(f"the text: the model does not know the word '{word}'")
+            else:
+                assert reply.json["begun"] == ""
+                assert reply.json["words"] == list(model.trace(text, unknown=True).words)
+        # Alone it stands behind <eos>; where there is none, behind nothing that could be read.
+        reply = client.post("/trace", {"text": "th", "k": 9, "complete": True})
+        assert reply.status == (422 if closed else 200)
+        if not closed:
+            assert (reply.json["words"], reply.json["begun"]) == (["<eos>"], "th")
+            assert {word for word, _ in pairs(reply.json["next"])} == {"the", "then", "there"}
+
+
 def test_the_model_is_told(client: Client, folder: Path) -> None:
     told = client.get("/model").json
     assert told["count"] == count_folder(folder).as_dict()
@@ -126,6 +169,11 @@ def test_the_model_is_told(client: Client, folder: Path) -> None:
     assert (told["figures"], told["training"]) == ([], [])  # a folder without card and course
     assert [layer["name"] for layer in told["layers"]] == ["l0", "l1"]
     assert told["vocabulary"] == told["config"]["vocabulary"]
+    assert (told["unknown"], told["eos"], told["compared"]) == (True, True, False)
+    words = told["opening"].split()
+    assert words[0] == "the"
+    best = [word for word, _ in load(folder).predict(told["opening"].rpartition(" ")[0], 1)]
+    assert best == words[-1:]
 
 
 def test_card_and_course_are_told(tmp_path: Path) -> None:
@@ -286,6 +334,8 @@ def test_the_pace_follows_what_steps_take() -> None:
     assert pace.room(128, now=0.5) == 128  # not known yet
     pace.note(5, 4, 0.028)  # each of four more takes a tenth of what one alone takes
     pace.leave(0.100, computed=0.100)
+    # Ten steps of the first kind, and two of one never seen: it is taken to be like the nearest, the second.
+    assert pace.seconds(3, {0: 10, 5: 2}) == pytest.approx((10 * 0.010 + 2 * 0.020) * (1 + 2 * 0.1))
     spare = 1.6 * 1.15 + 0.0003 / 0.100 - 1
     assert pace.room(128, now=0.5) == 1 + int(spare / 0.1) == 9
     assert pace.room(8, now=0.5) == 8

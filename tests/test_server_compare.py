@@ -7,10 +7,15 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 
+from by_hand import drawn_weights
 from glassgate import load
 from glassgate.cli import main
 from glassgate.errors import GlassgateError
+from glassgate.folder.config import ModelConfig
+from glassgate.folder.vocabulary import Vocabulary
+from glassgate.runtime import Model
 from glassgate.server import Server
+from glassgate.server.opening import opening
 from serving import CHECKS, Client, serving, validate, write_folder
 
 
@@ -47,6 +52,23 @@ def test_edits_that_lead_beyond_numbers_are_named(client: Client) -> None:
         reply = client.post(path, body)
         line = "edits: what follows from them goes beyond float32: expected smaller changes"
         assert (reply.status, reply.error) == (422, line)
+
+
+def test_the_opening_is_of_words_that_both_know(tmp_path: Path) -> None:
+    models = []
+    for words in ("the gate opens a door", "a baker opens the loaf", "loaf"):
+        vocabulary = Vocabulary.build([words], tokens="spaces", closed=True, eos=False)
+        config = ModelConfig(cell="gru", vocabulary=len(vocabulary), eos="none", embedding=3, hidden=4)
+        models.append(Model(config, vocabulary, drawn_weights(config, 3)))
+    first, second, third = models
+    text = opening([first, second])
+    assert set(text.split()) <= {"the", "opens", "a"}
+    for n in range(1, 9):
+        *before, last = text.split()[: n + 1]
+        ranked = [word for word, _ in first.predict(" ".join(before), 9) if word in ("the", "opens", "a")]
+        assert last == ranked[0]
+    assert opening([third, second]) == " ".join(["loaf"] * 9)
+    assert opening([first, third]) == opening([first])  # without a word in common the first has its own
 
 
 def test_what_both_computed_is_counted_together(client: Client) -> None:

@@ -1,6 +1,7 @@
 """The OpenAI API, by its own client; and the OpenAPI document, by schemathesis."""
 
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -229,11 +230,20 @@ def test_refusals_reach_the_client_as_its_own_errors(api: openai.OpenAI, folder:
             assert right.completions.create(model="drawn", prompt="the", max_tokens=2).choices[0].text
 
 
+@pytest.fixture(scope="module", params=["open", "closed", "closed, with <eos>"])
+def described(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    parent, eos = tmp_path_factory.mktemp("described"), "<eos>" in request.param
+    with serving(write_folder(parent / "drawn", closed=request.param != "open", eos=eos)) as client:
+        yield client
+
+
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode))
-def test_answers_are_as_the_openapi_document_says(client: Client, mode: schemathesis.GenerationMode) -> None:
+def test_answers_are_as_the_openapi_document_says(
+    described: Client, mode: schemathesis.GenerationMode
+) -> None:
     """What the document allows is granted, what it does not allow is refused, and no answer is another."""
     config = schemathesis.Config.from_dict({"checks": CHECKS})
-    document = schemathesis.openapi.from_url(f"{client.server.url}/openapi.json", config=config)
+    document = schemathesis.openapi.from_url(f"{described.server.url}/openapi.json", config=config)
     operations = [found.ok() for found in document.get_all_operations()]
     assert len(operations) == 9
     for operation in operations:
@@ -245,3 +255,19 @@ def test_answers_are_as_the_openapi_document_says(client: Client, mode: schemath
                 validate(case)
 
             check()
+
+
+def test_a_closed_vocabulary_is_described_by_its_words(described: Client) -> None:
+    """What its patterns allow is read, and what they do not is refused; an open one has none."""
+    schemas = described.get("/openapi.json").json["components"]["schemas"]
+    pattern = schemas["Generate"]["properties"]["text"].get("pattern")
+    closed = described.post("/predict", {"text": "the zz"}).status == 422
+    assert (pattern is not None) == closed
+    if pattern is None:
+        return
+    plain, begun = (form["properties"]["text"]["pattern"] for form in schemas["Predict"]["anyOf"])
+    for text in ("", "the", " the gate\n", "( the . '", "thegate", "the gat", "zz", "th"):
+        for complete, rule in ((False, plain), (True, begun)):
+            status = described.post("/predict", {"text": text, "complete": complete}).status
+            assert (status == 200) == (re.search(rule, text) is not None), (text, complete)
+    assert re.search(pattern, "the gate") is not None

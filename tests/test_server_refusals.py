@@ -10,7 +10,7 @@ import pytest
 
 from glassgate.errors import GlassgateError
 from glassgate.server import Server, guard, service
-from glassgate.server.engine import BusyError, Call
+from glassgate.server.engine import BusyError
 from glassgate.server.readers import Writer
 from serving import Client, serving, write_folder
 
@@ -133,7 +133,10 @@ BODIES: list[tuple[str, Any, int, str]] = [
     ),
     ("/v1/completions", {"prompt": {"url": "http://x"}}, 422, "prompt: must be a text, up to 8 texts"),
     ("/v1/completions", {"n": 9}, 422, "n: input should be less than or equal to 8, got 9"),
-    ("/v1/completions", {"best_of": 2}, 422, "'best_of': is not known here; known are model, prompt"),
+    ("/v1/completions", {"best_of": 2}, 422, "best_of: input should be less than or equal to 1, got 2"),
+    ("/v1/completions", {"suffix": "."}, 422, "suffix: must be null: nothing is put behind"),
+    ("/v1/completions", {"logit_bias": {"5": 1}}, 422, "logit_bias: must be null: probabilities are the"),
+    ("/v1/completions", {"tools": []}, 422, "'tools': is not known here; known are model, prompt"),
     (
         "/v1/completions",
         {"presence_penalty": 1},
@@ -299,6 +302,8 @@ def test_other_addresses_need_a_token(folder: Path) -> None:
             Server(folder, token=token)
     checked = guard.Guard("0.0.0.0", TOKEN)
     checked.check_site({b"host": b"192.168.1.5:8000"}, "GET")  # an address is nobody's name to rebind
+    for name in (b"MyBox.Local:8000", b"mybox.local"):  # names have no case
+        guard.Guard("MyBox.Local", TOKEN).check_site({b"host": name}, "GET")
 
 
 def test_an_address_that_is_taken(folder: Path, client: Client) -> None:
@@ -365,22 +370,13 @@ def test_a_stream_that_cannot_begin_is_refused(client: Client, monkeypatch: pyte
             time.sleep(0.001)
 
 
-def test_what_takes_too_long_is_told(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "REQUEST_SECONDS", -1.0)
-    for path in ("/predict", "/trace", "/edit"):
-        reply = client.post(path, {"text": "the"})
-        line = "the server: did not come to the end of it in time; ask again"
-        assert (reply.status, reply.error) == (503, line)
-        assert reply.headers["retry-after"] == "1"
-
-
 def test_a_defect_shows_nothing_of_itself(
     client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(self: Call) -> None:
+    def fail(*_: Any) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(service, "_pairs", fail)
+    monkeypatch.setattr(service.Service, "_best", fail)
     reply = client.post("/edit", {"text": "the"})
     assert (reply.status, reply.error) == (500, "the server: failed; its log tells more")
     assert "secret" in caplog.text

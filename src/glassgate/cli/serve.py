@@ -22,6 +22,10 @@ def command(
     token: Annotated[
         str | None, typer.Option(envvar="GLASSGATE_TOKEN", help="What every request must bring.")
     ] = None,
+    origin: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Where a proxy offers the page: https://glass.example.org."),
+    ] = None,
 ) -> None:
     """Serve a model: type a text, see every gate, move one; or ask it over HTTP."""
     for module in ("httptools", "pydantic"):
@@ -33,5 +37,5 @@ def command(
     from glassgate.server.running import Server
 
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # its warnings tell of clients that went away
-    server = Server(folder or exercise_folder(typer.echo), host, port, token, compare)
+    server = Server(folder or exercise_folder(typer.echo), host, port, token, compare, origin)
     server.run(lambda url: typer.echo(f"glassgate: serving at {url} (Ctrl-C ends it)"))

@@ -53,6 +53,8 @@ Neutral = Annotated[float, Field(ge=0, le=0)]
 RULES = {
     "prompt": "must be a text, up to 8 texts, word numbers or up to 8 lists of word numbers",
     "stop": "must be a text or up to 4 texts, each of 1 to 64 characters",
+    "suffix": "must be null: nothing is put behind",
+    "logit_bias": "must be null: probabilities are the model's own",
 }
 
 
@@ -152,6 +154,9 @@ class Traced(Body):
     text: Text
     k: Count = 10
     edits: Edits = []
+    complete: bool = Field(
+        False, description="A last word that the model does not know is only begun: complete it."
+    )
 
 
 class Edited(Traced):
@@ -189,8 +194,12 @@ class Completion(Body):
     ) = None
     seed: Seed | None = None
     user: Annotated[str, Field(max_length=255)] | None = None
+    # What the API offers beside these is taken where it changes nothing.
     presence_penalty: Neutral | None = 0
     frequency_penalty: Neutral | None = 0
+    best_of: Annotated[int, Field(ge=1, le=1), WHOLE] | None = None
+    suffix: None = None
+    logit_bias: None = None
 
 
 B = TypeVar("B", bound=Body)

@@ -17,7 +17,7 @@ from glassgate.server.answers import Answer, RefusedError, Stream, as_json
 from glassgate.server.bodies import BodyError, Completion
 from glassgate.server.engine import LateError
 from glassgate.server.readers import Token, Writer
-from glassgate.server.service import REQUEST_SECONDS, Service
+from glassgate.server.service import STREAM_SECONDS, WRITE_SECONDS, Service
 
 __all__ = ["Completions"]
 
@@ -112,6 +112,7 @@ class Completions:
         words = 16 if body.max_tokens is None else body.max_tokens
         seed = randbelow(SEEDS) if body.seed is None else body.seed
         scored = bool(body.echo) and body.logprobs is not None
+        limit = STREAM_SECONDS if body.stream else WRITE_SECONDS
         choices: list[Choice] = []
         for spelled, numbers in map(self._prompt, _prompts(body)):
             for _ in range(body.n or 1):
@@ -128,13 +129,13 @@ class Completions:
                         words,
                         sampling,
                         len(self._spelling),
-                        monotonic() + REQUEST_SECONDS,
+                        monotonic() + limit,
                         top=body.logprobs or 0,
                         score=scored,
                         together=1 if body.stream else TOGETHER,
                     )
                 choices.append(Choice(index, spelled, numbers, writer))
-        self.service.engine.submit([choice.writer for choice in choices if choice.writer is not None])
+        self.service.write([choice.writer for choice in choices if choice.writer is not None], limit)
         return choices
 
     def _prompt(self, prompt: str | list[int]) -> tuple[Sequence[str], list[int]]:

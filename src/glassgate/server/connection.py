@@ -22,7 +22,7 @@ KEEP_SECONDS = 5.0  # that a connection may stay without a request
 DRAIN_SECONDS = 1.0  # a client that still sends does not hear the refusal: so long it is listened to
 MOST_DRAINED = 1 << 20  # bytes of a body, with what frames it, that are read and dropped
 WRITE_SECONDS = 20.0  # that a client may leave an answer unread
-STREAM_SECONDS = 60.0
+STREAM_SECONDS = 90.0  # for a stream: its words come sooner, but a client may read them slowly
 MOST_PIPELINED = 32  # requests sent before the answer to the first has come
 ONCE = frozenset(
     (b"host", b"origin", b"authorization", b"content-type", b"content-encoding", b"sec-fetch-site")
@@ -119,6 +119,10 @@ class Connection(asyncio.BufferedProtocol):
         self._deaf = True
         if not self._answering:
             self._transport.close()
+
+    def abort(self) -> None:
+        """End at once: what is being computed is given up."""
+        self._transport.abort()
 
     @property
     def _answering(self) -> bool:
@@ -217,7 +221,7 @@ class Connection(asyncio.BufferedProtocol):
         ):
             raise ValueError("no request for this server")
         target = self._url.partition(b"?")[0]
-        path = (unquote_to_bytes(target) if b"%" in target else target).decode("latin-1")
+        path = (unquote_to_bytes(target) if b"%" in target else target).decode("utf-8", "replace")
         request = Request(parser.get_method().decode("ascii"), path, headers)
         upgrade = parser.should_upgrade()
         last = upgrade or version == "1.0" or not parser.should_keep_alive()

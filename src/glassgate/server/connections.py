@@ -39,6 +39,9 @@ class Connection(Protocol):
     def finish(self) -> None:
         """Let it answer what it has, and end."""
 
+    def abort(self) -> None:
+        """End it at once."""
+
     def refuse_now(self) -> None:
         """Send a refusal that was delayed."""
 
@@ -230,7 +233,8 @@ class Connections:
             async with asyncio.timeout(seconds):
                 await self._empty.wait()
         except TimeoutError:
-            pass
+            for connection in tuple(self._all):
+                connection.abort()
         self._timer.cancel()
 
     def _tick(self) -> None:

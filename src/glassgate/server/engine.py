@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import inf, nextafter
 from time import monotonic, perf_counter, process_time, thread_time
@@ -193,6 +193,10 @@ class Engine:
             self._idle.clear()
             self._loop.call_soon(self._turn)
 
+    def seconds(self, texts: int, steps: Mapping[int, int]) -> float:
+        """Estimate how long so many texts take by themselves: after so many steps k words are wanted."""
+        return self._pace.seconds(texts, {_kind(k) if k else 0: count for k, count in steps.items()})
+
     def refuse(self) -> None:
         """Take in that a request was refused for want of room, here or before it came here."""
         self._pace.refuse()
@@ -290,8 +294,7 @@ class Engine:
             self._answer(wants, state[0][-1], events)
         seconds = thread_time() - start
         self._computed += seconds
-        kind = max((1 + want.k.bit_length() for _, want in wants), default=0)
-        self._pace.note(count, kind, seconds)
+        self._pace.note(count, max((_kind(want.k) for _, want in wants), default=0), seconds)
 
     def _answer(self, wants: Sequence[tuple[int, Want]], hidden: Array, events: list[Event]) -> None:
         """Give the readers what they want after a step, and take out those that are done."""
@@ -352,6 +355,11 @@ class Engine:
             events.append((call, call.function(), True))
         except Exception as error:
             events.append((call, error, True))
+
+
+def _kind(k: int) -> int:
+    """Return which steps take as long as one after which k words are wanted."""
+    return 1 + k.bit_length()
 
 
 def _dropped(reader: Reader, now: float, since: float) -> Exception | None:

@@ -1,6 +1,7 @@
 """Who may ask, and what a request may be: checked before anything is read from it."""
 
 import hmac
+import re
 from collections.abc import Mapping
 from ipaddress import ip_address
 from socket import gethostname
@@ -14,6 +15,7 @@ __all__ = ["BODY_SECONDS", "LARGEST_BODY", "Guard", "is_loopback", "too_large"]
 SHORTEST_TOKEN = 16
 BODY_SECONDS = 10.0
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
+ORIGIN = re.compile(r"https?://(?P<name>[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)(?::\d{1,5})?")
 
 
 def is_loopback(host: str) -> bool:
@@ -43,11 +45,14 @@ class Guard:
         The address that the server listens at.
     token
         What a request must bring; None: nothing, which is for the loopback alone.
+    origin
+        Where a proxy before this server offers the page: ``https://NAME``, with a port where it has one.
 
     Raises
     ------
     GlassgateError
-        When others could reach the server without a token, or the token is short or no ASCII.
+        When others could reach the server without a token, the token is short or no ASCII, or the origin is
+        none.
 
     Examples
     --------
@@ -56,14 +61,22 @@ class Guard:
     glassgate.errors.GlassgateError: --host: 0.0.0.0 is open to others and needs a --token
     """
 
-    def __init__(self, host: str, token: str | None) -> None:
+    def __init__(self, host: str, token: str | None, origin: str | None = None) -> None:
         if token is None and not is_loopback(host):
             raise GlassgateError(f"--host: {host} is open to others and needs a --token")
+        proxied = None if origin is None else ORIGIN.fullmatch(origin.lower())
+        if origin is not None and proxied is None:
+            raise GlassgateError(f"--origin: must be https://NAME or http://NAME, got {origin!r}")
+        if token is None and proxied is not None:
+            raise GlassgateError(f"--origin: {origin} is open to others and needs a --token")
         if token is not None and not (
             len(token) >= SHORTEST_TOKEN and token.isascii() and token.isprintable()
         ):
             raise GlassgateError(f"--token: must be at least {SHORTEST_TOKEN} printable ASCII characters")
+        host = host.lower()  # as the names in requests are
         self._names = {*LOCAL, host, f"[{host}]"} | (set() if is_loopback(host) else {gethostname().lower()})
+        self._names |= {proxied["name"]} if proxied else set()
+        self._origin = proxied[0] if proxied else None
         self._any_address = not is_loopback(host)
         self._expected = None if token is None else f"Bearer {token}".encode()
 
@@ -81,6 +94,7 @@ class Guard:
         if origin is not None and origin.decode("latin-1").lower() not in (
             f"http://{host}",
             f"https://{host}",
+            self._origin,
         ):
             raise RefusedError(403, "the Origin header: requests from pages of other sites are refused")
         if method == "POST" and headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site"):

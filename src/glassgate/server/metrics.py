@@ -45,16 +45,16 @@ class Metrics:
             "# TYPE glassgate_requests_total counter",
         ]
         for (path, status), number in sorted(self._requests.items()):
-            lines.append(f'glassgate_requests_total{{path="{path}",status="{status}"}} {number}')
+            lines.append(f'glassgate_requests_total{{path="{_label(path)}",status="{status}"}} {number}')
         name = "glassgate_request_seconds"
         lines += [f"# HELP {name} How long answers with status 200 took.", f"# TYPE {name} histogram"]
         for path, counts in sorted(self._seconds.items()):
-            total = 0
+            label, total = f'path="{_label(path)}"', 0
             for bound, number in zip([*BOUNDS, "+Inf"], counts, strict=True):
                 total += number
-                lines.append(f'{name}_bucket{{path="{path}",le="{bound}"}} {total}')
-            lines.append(f'{name}_sum{{path="{path}"}} {self._sums[path]:.6f}')
-            lines.append(f'{name}_count{{path="{path}"}} {total}')
+                lines.append(f'{name}_bucket{{{label},le="{bound}"}} {total}')
+            lines.append(f"{name}_sum{{{label}}} {self._sums[path]:.6f}")
+            lines.append(f"{name}_count{{{label}}} {total}")
         for name, kind, value, meaning in (
             (
                 "glassgate_in_flight",
@@ -72,3 +72,8 @@ class Metrics:
         ):
             lines += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}", f"{name} {value}"]
         return "\n".join(lines) + "\n"
+
+
+def _label(path: str) -> str:
+    """Write a path as Prometheus reads it: a folder's name, which stands in one, may hold any character."""
+    return path.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

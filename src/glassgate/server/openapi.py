@@ -1,11 +1,13 @@
 """The OpenAPI document: what is asked, by the schemas that check it, and what is answered."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
 from glassgate import __version__
+from glassgate.folder.vocabulary import Vocabulary
 from glassgate.runtime import Model
 from glassgate.server.application import Route
 from glassgate.trace import NAMES
@@ -13,6 +15,9 @@ from glassgate.trace import NAMES
 __all__ = ["document"]
 
 Schema = dict[str, Any]
+
+MOST_LISTED = 1000  # words of a closed vocabulary
+SPECIAL = re.compile(r"[.^$*+?()\[\]{}|\\/]")  # in a pattern, also one of ECMAScript
 
 REFUSALS = {
     "400": "The body is no JSON.",
@@ -90,6 +95,40 @@ def _fit(schemas: dict[str, Schema], model: Model, name: str) -> None:
         for items in (form.get("items", {}), form.get("items", {}).get("items", {})):
             if items.get("type") == "integer":
                 items["maximum"] = len(model.vocabulary) - 1
+    if model.vocabulary.unk is None:
+        _close(schemas, model.vocabulary)
+
+
+def _close(schemas: dict[str, Schema], vocabulary: Vocabulary) -> None:
+    """Say that each word must be known; which these are, where they are few.
+
+    A text that ``complete`` is for has a word, or <eos>, before the one that is begun.
+    """
+    known: Schema = {"description": "Words that the model knows, with spaces between; marks may adjoin them."}
+    begun: Schema = {"description": "Words that the model knows, and behind them one that is only begun."}
+    empty = vocabulary.eos is not None
+    if len(vocabulary) <= MOST_LISTED:
+        spelled = [SPECIAL.sub(r"\\\g<0>", word) for word in vocabulary.words]
+        word = f"({'|'.join(spelled)})"
+        some = rf"{word}([ \n]+{word})*"
+        known["pattern"] = rf"^[ \n]*({some}){'?' if empty else ''}[ \n]*$"
+        begun["pattern"] = rf"^[ \n]*({some}[ \n]+){'?' if empty else ''}({word}|[a-z]*)$"
+    elif not empty:
+        known["minLength"] = begun["minLength"] = 1
+    for name in ("Generate", "Traced", "Edited"):
+        schemas[name]["properties"]["text"] |= known
+    schemas["Predict"]["anyOf"] = [
+        {"properties": {"text": known, "complete": {"const": False}}},
+        {"properties": {"text": begun, "complete": {"const": True}}, "required": ["complete"]},
+    ]
+    completion = schemas["Completion"]
+    prompt = completion["properties"]["prompt"]
+    one, several = prompt["anyOf"][:2]
+    one |= known
+    several["items"] |= known
+    if not empty:
+        del prompt["default"]
+        completion["required"] = ["prompt"]
 
 
 def _path(path: str, route: Route) -> Schema:
@@ -171,9 +210,9 @@ _GIVES: dict[str, tuple[str, Schema]] = {
     "/generate": ("text/event-stream", _EVENT),
     "/trace": (
         "application/json",
-        _object(words=_list(_TEXT), layers=_list(_reference("Layer")), next=_WORDS),
+        _object(words=_list(_TEXT), layers=_list(_reference("Layer")), next=_WORDS, begun=_TEXT),
     ),
-    "/edit": ("application/json", _object(before=_WORDS, after=_WORDS)),
+    "/edit": ("application/json", _object(before=_WORDS, after=_WORDS, begun=_TEXT)),
     "/v1/models": ("application/json", _object(object={"const": "list"}, data=_list(_reference("Model")))),
     "/v1/completions": (
         "application/json",

@@ -1,6 +1,7 @@
 """How much work is let in while there is more of it than can be done."""
 
 import sys
+from collections.abc import Mapping
 from math import inf
 from time import monotonic
 
@@ -76,6 +77,15 @@ class Pace:
             longer = min(max(seconds / alone - 1, 0.0), texts - 1.0) * alone  # never more than one by one
             self._longer += longer - STEP_SHARE * self._longer
             self._base += (texts - 1) * alone - STEP_SHARE * self._base
+
+    def seconds(self, texts: int, steps: Mapping[int, int]) -> float:
+        """Estimate how long so many texts take together, by themselves: so many steps of each kind."""
+        if not self._alone:
+            return 0.0
+        more = self._longer / self._base if self._base else 1.0
+        known = {kind: min(self._alone, key=lambda other: abs(other - kind)) for kind in steps}
+        alone = sum(count * self._alone[known[kind]][0] for kind, count in steps.items())
+        return alone * (1 + (texts - 1) * more)
 
     def leave(self, stayed: float, computed: float) -> None:
         """Take in how long a text stayed, and for how much of that steps were computed."""

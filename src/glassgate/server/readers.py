@@ -104,6 +104,7 @@ class Writer(Reader):
         self._place = 0
         self._left = words
         self._sampling = sampling
+        self._vocabulary = vocabulary
         self._candidates = sampling.candidates(vocabulary)
         self._top = top
         self._score = score
@@ -113,6 +114,14 @@ class Writer(Reader):
         self._held: list[Token] = []
         self._queue: asyncio.Queue[Any] = asyncio.Queue()
         self._first: Any = None
+
+    @property
+    def steps(self) -> dict[int, int]:
+        """After how many steps how many words are wanted; to score one takes as long as to rank all."""
+        read, written = self._vocabulary if self._score else 0, max(self._candidates, self._top)
+        steps = {read: len(self._numbers) - 1}
+        steps[written] = steps.get(written, 0) + self._left
+        return steps
 
     def next(self) -> int:
         """Return the next word of the text, or the one last drawn."""

@@ -22,6 +22,7 @@ from glassgate.server.engine import Engine
 from glassgate.server.guard import Guard
 from glassgate.server.metrics import Metrics
 from glassgate.server.openapi import document
+from glassgate.server.opening import opening
 from glassgate.server.service import Service
 
 __all__ = ["Server"]
@@ -34,9 +35,6 @@ MEDIA = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8",
-    ".svg": "image/svg+xml",
-    ".png": "image/png",
-    ".ico": "image/x-icon",
 }
 
 
@@ -54,6 +52,8 @@ class Server:
     compared
         A second model, which the page shows beside the first: under ``/compared`` it answers as the first
         does under ``/``.
+    origin
+        Where a proxy before this server offers the page, as ``https://glass.example.org``.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Server:
     Raises
     ------
     GlassgateError
-        For a folder that is no model, an address that is not to be had, or a missing token.
+        For a folder that is no model, an address that is not to be had, a missing token, or a wrong origin.
     """
 
     def __init__(
@@ -73,10 +73,21 @@ class Server:
         port: int = 8000,
         token: str | None = None,
         compared: Path | None = None,
+        origin: str | None = None,
     ) -> None:
-        guard = Guard(host, token)
+        guard = Guard(host, token, origin)
         folders = [folder] if compared is None else [folder, compared]
-        services = [_service(one, token is not None, one is not folders[-1]) for one in folders]
+        models = [load(one) for one in folders]
+        services = [
+            Service(
+                model,
+                one,
+                Engine(model.network, model.vocabulary.unk),
+                token is not None,
+                {"opening": opening(models[place:]), "compared": place + 1 < len(models)},
+            )
+            for place, (model, one) in enumerate(zip(models, folders, strict=True))
+        ]
         engines = [service.engine for service in services]
         self.engine = engines[0]
         self._services = services
@@ -155,11 +166,6 @@ def _signals(loop: asyncio.AbstractEventLoop, end: Callable[[], None]) -> Iterat
     finally:
         for signal in (SIGINT, SIGTERM):
             loop.remove_signal_handler(signal)
-
-
-def _service(folder: Path, needs_token: bool, compared: bool) -> Service:
-    model = load(folder)
-    return Service(model, folder, Engine(model.network, model.vocabulary.unk), needs_token, compared)
 
 
 def _routes(service: Service) -> dict[str, Route]:

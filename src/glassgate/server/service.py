@@ -1,12 +1,13 @@
 """What the server answers about its model: predictions, text, gates, edits, and what it is."""
 
 import json
-from collections.abc import AsyncGenerator, Sequence
+import os
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from math import exp, isfinite
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from glassgate import __version__
 from glassgate.errors import GlassgateError
@@ -15,11 +16,12 @@ from glassgate.folder.model import CARD, METRICS
 from glassgate.lens.explore import packed
 from glassgate.runtime import Model
 from glassgate.runtime.detokenise import Detokeniser
+from glassgate.runtime.matrix import Numbers
 from glassgate.runtime.output import Best
 from glassgate.runtime.sampling import Sampling
 from glassgate.runtime.traced import Traced as Seen
 from glassgate.server.answers import Answer, RefusedError, Stream, as_json
-from glassgate.server.bodies import LARGEST_BODY, LONGEST_TEXT, MOST_EDITS, Edited, Generate, Predict, Traced
+from glassgate.server.bodies import Edited, Generate, Predict, Traced
 from glassgate.server.engine import Call, Engine, LateError, Want
 from glassgate.server.readers import Predictor, Writer
 from glassgate.trace import NAMES
@@ -27,9 +29,19 @@ from glassgate.trace import NAMES
 __all__ = ["REQUEST_SECONDS", "Service"]
 
 REQUEST_SECONDS = 10.0
+WRITE_SECONDS, STREAM_SECONDS = 30.0, 60.0  # for texts that are written on, in one answer and in a stream
+ALONE = 1 / 3  # of that time is what they may take by themselves: there are others
 WARM_TEXTS, WARM_WORDS = (1, 1, 8), 16
 MOST_VALUES = 4 << 20  # of a trace: 16 MB as float32, 22 MB as base64
 LARGEST_SIDE_FILE = 16 << 20  # bytes of a card or of a training's course that are shown
+
+
+class Reading(NamedTuple):
+    """What is read of a text: all of it, or what stands before a last word that is only begun."""
+
+    text: str
+    begun: str = ""
+    allowed: Numbers | None = None  #: the numbers of the words that would complete it
 
 
 class Service:
@@ -45,18 +57,18 @@ class Service:
         That computes.
     needs_token
         Whether requests need one, which /health tells the page.
-    compared
-        Whether another model is served beside this one, which /model tells the page.
+    told
+        What /model tells beside what the model is.
     """
 
     def __init__(
-        self, model: Model, folder: Path, engine: Engine, needs_token: bool, compared: bool = False
+        self, model: Model, folder: Path, engine: Engine, needs_token: bool, told: Mapping[str, Any]
     ) -> None:
         self.model = model
         self.engine = engine
-        self.name = folder.resolve().name
+        self.name = os.fsencode(folder.resolve().name).decode("utf-8", "replace")
         self._gates = NAMES[model.config.cell]
-        self._about = as_json({**_about(model, folder, self.name), "compared": compared})
+        self._about = as_json({**_about(model, folder, self.name), **told})
         self._health = as_json({"status": "ok", "version": __version__, "token": needs_token})
 
     async def warm_up(self) -> None:
@@ -105,9 +117,9 @@ class Service:
     async def generate(self, body: Generate) -> Stream:
         """Write on from a text, a word an event."""
         numbers = self.numbers(body.text)
-        deadline = monotonic() + REQUEST_SECONDS
+        deadline = monotonic() + STREAM_SECONDS
         writer = Writer(numbers, body.words, body.sampling, len(self.model.vocabulary), deadline)
-        self.engine.submit([writer])
+        self.write([writer], STREAM_SECONDS)
         try:
             await writer.begin()
         except BaseException:  # where the client went away, too
@@ -117,13 +129,36 @@ class Service:
 
     async def trace(self, body: Traced) -> Answer:
         """Return every gate and state at every word of a text."""
-        self._check_size(body)
-        return Answer(await self._call(lambda: self._trace(body)))
+        reading = self._reading(body)
+        return Answer(await self._call(lambda: self._trace(body, reading)))
 
     async def edit(self, body: Edited) -> Answer:
         """Return the next words with edits beside those without."""
-        self._check_size(body)
-        return Answer(await self._call(lambda: self._edit(body)))
+        reading = self._reading(body)
+        return Answer(await self._call(lambda: self._edit(body, reading)))
+
+    def write(self, writers: Sequence[Writer], limit: float) -> None:
+        """Hand texts to the engine, all or none.
+
+        Parameters
+        ----------
+        writers
+            The texts.
+        limit
+            The seconds after which they are dropped.
+
+        Raises
+        ------
+        RefusedError
+            When they would need too much of that if there were no others: to ask again would not help.
+        """
+        if writers:
+            longest = max((writer.steps for writer in writers), key=lambda steps: sum(steps.values()))
+            seconds = self.engine.seconds(len(writers), longest)
+            if seconds > ALONE * limit:
+                asked = f"{len(writers)} x {sum(longest.values())} words would take about {seconds:.0f} s"
+                raise RefusedError(413, f"the request: {asked}: expected at most {ALONE * limit:.0f} s")
+        self.engine.submit(writers)
 
     def numbers(self, text: str) -> list[int]:
         """Turn a text into the numbers that are read for it; an unknown word becomes ``<unk>``."""
@@ -170,45 +205,59 @@ class Service:
         result: bytes = await call.future
         return result
 
-    def _check_size(self, body: Traced) -> None:
-        """Refuse a text whose trace would be beyond bounds, before it takes memory."""
+    def _reading(self, body: Traced) -> Reading:
+        """Say what is read; refuse a text whose trace would be beyond bounds, before it takes memory."""
+        reading = self._without_begun(body.text) if body.complete else Reading(body.text)
         config = self.model.config
-        steps = len(self.numbers(body.text))
+        steps = len(self.numbers(reading.text))
         values = steps * config.layers * config.hidden * len(self._gates)
         if values > MOST_VALUES:
             raise RefusedError(
                 413, f"text: its trace has {values:,} values: expected at most {MOST_VALUES:,}"
             )
+        return reading
 
-    def _trace(self, body: Traced) -> bytes:
-        seen = self.model.trace(body.text, [edit.edit for edit in body.edits], unknown=True)
+    def _without_begun(self, text: str) -> Reading:
+        """Cut off a last word that the model does not know, where a word that it knows begins so."""
+        vocabulary = self.model.vocabulary
+        *before, last = vocabulary.cut(text) or [""]
+        if not last or text[-1].isspace() or not (before or vocabulary.eos is not None):
+            return Reading(text)
+        with suppress(GlassgateError):  # of a closed vocabulary
+            if vocabulary.encode([last]) != [[vocabulary.unk]]:
+                return Reading(text)
+        allowed = self.model.prefixes.words(last)
+        return Reading(" ".join(before), last, allowed) if len(allowed) else Reading(text)
+
+    def _trace(self, body: Traced, reading: Reading) -> bytes:
+        seen = self.model.trace(reading.text, [edit.edit for edit in body.edits], unknown=True)
         layers = []
         for described in _layers(self.model):
             traced = seen.layers[described["name"]]
             values = {name: packed(getattr(traced, name)[:, 0]) for name in traced.names}
             layers.append({**described, "values": values})
-        return as_json({"words": seen.words, "layers": layers, "next": _best(seen, body)})
+        words = self._best(seen, body, reading)
+        return as_json({"words": seen.words, "layers": layers, "next": words, "begun": reading.begun})
 
-    def _edit(self, body: Edited) -> bytes:
+    def _edit(self, body: Edited, reading: Reading) -> bytes:
         edits = [edit.edit for edit in body.edits]
-        after = self.model.trace(body.text, edits, unknown=True)
-        before = self.model.trace(body.text, unknown=True) if edits else after
-        return as_json({"before": _best(before, body), "after": _best(after, body)})
+        after = self.model.trace(reading.text, edits, unknown=True)
+        before = self.model.trace(reading.text, unknown=True) if edits else after
+        found = {"before": before, "after": after}
+        words = {name: self._best(seen, body, reading) for name, seen in found.items()}
+        return as_json({**words, "begun": reading.begun})
 
-
-def _best(seen: Seen, body: Traced) -> list[dict[str, Any]]:
-    """Return the next words; a state that is scaled at every step soon leaves what float32 can hold."""
-    try:
-        return _pairs(seen.best(body.k))
-    except GlassgateError:
-        if not body.edits:
-            raise
-        line = "edits: what follows from them goes beyond float32: expected smaller changes"
-        raise GlassgateError(line) from None
-
-
-def _pairs(words: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
-    return [{"word": word, "probability": probability} for word, probability in words]
+    def _best(self, seen: Seen, body: Traced, reading: Reading) -> list[dict[str, Any]]:
+        """Return the next words; a state that is scaled at every step soon leaves what float32 can hold."""
+        output, never = self.model.network.output, self.model.vocabulary.unk
+        try:
+            (best,) = output.best(seen.features[-1:], body.k, reading.allowed, never)
+        except GlassgateError:
+            if not body.edits:
+                raise
+            line = "edits: what follows from them goes beyond float32: expected smaller changes"
+            raise GlassgateError(line) from None
+        return self.words(best)
 
 
 def _layers(model: Model) -> list[dict[str, Any]]:
@@ -236,7 +285,6 @@ def _about(model: Model, folder: Path, name: str) -> dict[str, Any]:
         "unknown": vocabulary.unk is not None,
         "eos": vocabulary.eos is not None,
         "training": _course(_side_file(folder / METRICS)),
-        "limits": {"body": LARGEST_BODY, "text": LONGEST_TEXT, "edits": MOST_EDITS, "values": MOST_VALUES},
         "version": __version__,
     }
 

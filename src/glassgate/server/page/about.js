@@ -37,10 +37,13 @@ export function showFigures(place, figures) {
   place.replaceChildren(...figures.flatMap(({ name, value }) => [make("dt", {}, name), make("dd", {}, value)]));
 }
 
+/** The letter of a matrix; the second bias of a gate has a prime: b'_r. */
+const letterOf = (name) => name.split("_")[0].replace("'", "′");
+
 /** The count, matrix by matrix, as the notes have it. */
 export function showCount(place, count) {
   const number = (n) => n.toLocaleString("en");
-  const row = (m) => make("tr", {}, make("th", { scope: "row" }, make("i", {}, m.name[0]), m.name.includes("_") ? make("sub", {}, m.name.split("_").slice(1).join("_")) : ""),
+  const row = (m) => make("tr", {}, make("th", { scope: "row" }, make("i", {}, letterOf(m.name)), make("sub", {}, m.name.split("_")[1] ?? "")),
     make("td", {}, [m.role + (m.gate ? `, ${m.gate}${m.gate === "candidate" ? "" : " gate"}` : ""), m.layer !== null && count.matrices.some((o) => o.layer > 0) && `layer ${m.layer}`].filter(Boolean).join(", ")),
     make("td", { class: "n" }, m.shape.join(" × ")), make("td", { class: "n" }, number(m.count)));
   const sum = (name, n) => make("tr", {}, make("th", { scope: "row", colspan: 3 }, name), make("td", { class: "n" }, number(n)));

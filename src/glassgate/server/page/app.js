@@ -1,28 +1,33 @@
 // The page: its state, and what happens when someone types, points, clicks or drags.
 
 import { showCount, showCourse, showFigures } from "./about.js";
-import { ask, opening, read, useToken } from "./api.js";
-import { GATES, gatesOf, likeness, palette, rangeOf, reach } from "./figure.js";
+import { ask, read, useToken } from "./api.js";
+import { BOTH, editOf, isFor, says, withEdit } from "./edits.js";
+import { gatesOf, likeness, palette, rangeOf, reach, valueAt } from "./figure.js";
 import { HeatMap, isIn, named } from "./heatmap.js";
-import { make, showArithmetic, showWords, written } from "./panels.js";
-import { csv, download, fromFragment, picture, toFragment } from "./save.js";
-import { onOver } from "./search.js";
+import { fromFragment, toFragment } from "./link.js";
+import { foremost, make, percent, showArithmetic, showWords, written } from "./panels.js";
+import { csv, dots, download, vectors } from "./save.js";
+import { askedSpan, showSearch } from "./search.js";
+import { dark, onTheme } from "./theme.js";
 
 const $ = (id) => document.getElementById(id);
-const BOTH = "both"; // models that an edit is for
-const state = { text: "", other: null, both: false, edits: [], order: "as", at: null, span: null };
+// `follows`: the cell goes with the last word until one is picked.
+const state = { text: "", other: null, both: false, edits: [], order: "as", at: null, follows: true, span: null };
 const past = { undo: [], redo: [], dragging: false };
 let models = []; // that are served: {base, name, gates, ...what /model tells}
-let views = []; // what was read: {text, trace, next, before, line, model, map, plot}
+let views = []; // what was read: {text, trace, words, next, begun, before, line, stale, model, map, plot}
 let pointed = null;
-let limit = 1;
-let found = new Set();
+let limit = 1; // of the cell's scale: while one types it grows at most, so that what was read keeps its colours
+let rescaled = false;
+let found = { span: null, units: [] };
+let second = null; // the second text, while there is no comparison
 let reading = false;
 let again = false;
+let retrying = 0;
 let remembering = 0;
-let follows = true; // the cell goes with the last word until one is picked
+let speaking = 0;
 
-const dark = () => (document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
 const layerOf = (at) => views[at.view]?.trace?.layers.find((layer) => layer.name === at.layer);
 const fits = (at) => Boolean(at) && isIn(views[at.view]?.trace, at);
 
@@ -32,12 +37,26 @@ function sources() {
   return [state.text, state.other].filter((text) => text !== null).map((text) => ({ text, model: 0 }));
 }
 
-/** Whether an edit is one for a model: a gate that only another has is no change of this one. */
-const isFor = (edit, model) => (edit.model ?? 0) === model || (edit.model === BOTH && models[model].gates.includes(edit.gate));
-const editsOf = (model) => state.edits.filter((edit) => isFor(edit, model));
+const editsOf = (model) => state.edits.filter((edit) => isFor(edit, model, models[model].gates));
+
+/** Read a source. What cannot be read says why, and the figure of what was read last stays, dimmed. */
+async function reread({ text, model }, n) {
+  const old = views[n]?.model === model ? views[n] : { trace: null, words: [], next: [], before: null };
+  const same = { text, model, name: state.both ? models[model].name : "", map: views[n]?.map, plot: views[n]?.plot };
+  const fail = (line) => ({ ...old, ...same, stale: true, line: same.name ? `${same.name}: ${line}` : line });
+  if (!text.trim() && !models[model].eos) return fail("Type a word that the model knows.");
+  try {
+    return { ...await read(text, editsOf(model), models[model].base), ...same, stale: false, line: "" };
+  } catch (error) {
+    if (![413, 422].includes(error.status)) throw error;
+    const line = error.message.replace(/^the text: /, "");
+    return fail(`${line[0].toUpperCase()}${line.slice(1)}.`);
+  }
+}
 
 /** Read what is typed; while one reading is under way, only the latest of the next is kept. */
 async function refresh() {
+  clearTimeout(retrying);
   if (reading) {
     again = true;
     return;
@@ -46,36 +65,41 @@ async function refresh() {
   try {
     do {
       again = false;
-      const wanted = sources();
-      const results = await Promise.all(wanted.map(({ text, model }) => read(text, editsOf(model), models[model].base)));
-      const nameOf = state.both && ((n) => models[n].name);
-      views = results.map((result, n) => ({ ...result, model: wanted[n].model, name: nameOf ? nameOf(n) : "", map: views[n]?.map, plot: views[n]?.plot }));
-      const lines = results.map(({ line }, n) => line && (nameOf ? `${nameOf(n)}: ${line}` : line));
-      $("status").textContent = [...new Set(lines)].filter(Boolean).join(" ");
+      views = await Promise.all(sources().map(reread));
+      const begun = [...new Set(views.map((view) => !view.stale && view.begun))].filter(Boolean).map((word) => `“${word}…” is begun: these words would complete it.`);
+      $("status").textContent = [...new Set(views.map(({ line }) => line))].filter(Boolean).concat(begun).join(" ");
       show();
     } while (again);
   } catch (error) {
-    $("status").textContent = error.message;
-    if (error.status === 401) askForToken();
+    troubled(error, refresh);
   } finally {
     reading = false;
   }
 }
 
+/** Tell what went wrong; where it may pass, do it again later. */
+function troubled(error, doAgain) {
+  $("status").textContent = error.message;
+  if (error.status === 401) askForToken();
+  else if (error.retry) retrying = setTimeout(doAgain, 1000 * error.retry);
+  else if (error.status === undefined) throw error;
+}
+
 function show() {
   const traces = views.map((view) => view.trace).filter(Boolean);
-  limit = traces.length ? reach(traces) : 1;
+  limit = Math.max(rescaled ? 1 : limit, traces.length ? reach(traces) : 1);
+  rescaled = false;
   if (!fits(state.at)) state.at = state.at && clamped(state.at);
   if (!state.at && traces.length) {
     const layer = views.find((v) => v.trace).trace.layers.at(-1);
-    state.at = { view: views.findIndex((v) => v.trace), layer: layer.name, gate: gatesOf(layer)[0], unit: 0, step: layer.values.hidden.steps - 1 };
+    Object.assign(state, { at: { view: views.findIndex((v) => v.trace), layer: layer.name, gate: gatesOf(layer)[0], unit: 0, step: 0 }, follows: true });
   }
-  if (follows && fits(state.at)) state.at.step = views[state.at.view].trace.words.length - 1;
+  if (state.follows && fits(state.at)) state.at.step = views[state.at.view].trace.words.length - 1;
   const rooms = placed();
-  showWords($("words"), views, write);
-  showSpan();
+  showWords($("words"), views.filter((view) => view.trace), write);
+  search();
   draw(rooms);
-  const own = follows && views[state.at?.view];
+  const own = state.follows && views[state.at?.view];
   if (own?.trace && own.map.where.width > rooms[state.at.view]) own.map.reveal(state.at.step);
   showCell();
   showEdits();
@@ -93,15 +117,23 @@ function rememberNow() {
   history.replaceState(null, "", toFragment(state));
 }
 
+/** Tell who does not see the page, when what they do rests for a moment. */
+function say(line) {
+  clearTimeout(speaking);
+  speaking = setTimeout(() => { $("told").textContent = line(); }, 400);
+}
+
+const sayWords = () => say(() => views.filter((view) => view.trace && !view.stale).map((view) => `${view.name} Next word: ${foremost(view, 3).map(({ word, before, after }) => `${word} ${percent(after ?? 0)}${view.before ? `, before ${percent(before ?? 0)}` : ""}`).join("; ")}.`).join(" "));
+const sayCell = () => say(() => (fits(state.at) ? `${about(state.at)}: ${written(valueOf(state.at))}` : ""));
+
 /** The nearest cell that is there, when the text became shorter or the model is another. */
 function clamped(at) {
   const layer = layerOf(at);
-  if (!layer?.values[at.gate]) return null;
-  const between = (n, most) => Math.max(0, Math.min(most, Math.trunc(n) || 0));
-  return { ...at, unit: between(at.unit, layer.units - 1), step: between(at.step, layer.values.hidden.steps - 1) };
+  if (!layer || !gatesOf(layer).includes(at.gate)) return null;
+  return { ...at, unit: Math.min(at.unit, layer.units - 1), step: Math.min(at.step, layer.values.hidden.steps - 1) };
 }
 
-const marksOf = (n) => ({ at: state.at?.view === n ? state.at : null, edits: editsOf(views[n].model), units: n === 0 ? found : new Set(), within: state.span ?? {}, span: n === 0 && state.span ? [state.span.from, state.span.to] : null });
+const marksOf = (n) => ({ at: state.at?.view === n ? state.at : null, edits: editsOf(views[n].model), units: new Set(n === 0 && state.span ? found.units : []), within: state.span ?? {}, span: n === 0 && state.span ? [state.span.from, state.span.to] : null });
 
 /** Give each view its place, and return how wide they are: read before more is changed, or it is laid out twice a key. */
 function placed() {
@@ -109,9 +141,10 @@ function placed() {
   place.classList.toggle("two", views.length > 1);
   views.forEach((view, n) => {
     view.map ??= mapOf(n);
-    view.plot ??= make("div", { class: "plot" }, make("p", { class: "name" }), view.map.canvas);
+    view.plot ??= make("div", { class: "view" }, make("p", { class: "name" }), view.map.plot);
     if (!view.plot.isConnected) place.append(view.plot);
     view.plot.hidden = !view.trace;
+    view.plot.classList.toggle("stale", view.stale);
     if (view.plot.firstChild.textContent !== view.name) view.plot.firstChild.textContent = view.name;
   });
   [...place.children].slice(views.length).forEach((plot) => plot.remove());
@@ -132,27 +165,30 @@ function draw(rooms = placed()) {
 
 /** What a cell is, in words; of two models also whose. */
 const about = (at) => `${state.both ? `${models[views[at.view].model].name}: ` : ""}${named(views[at.view].trace, at)}`;
+const valueOf = (at) => valueAt(layerOf(at), at.gate, at.step, at.unit);
 
 function showCell() {
   const at = fits(pointed) ? pointed : state.at;
+  document.body.classList.toggle("picked", !state.follows && fits(state.at));
   $("sum").hidden = !fits(at);
   $("change").hidden = !fits(at) && !state.edits.length; // A link's changes may be of another model: they can be taken back
   if (!fits(at)) return;
-  const value = (where) => layerOf(where).values[where.gate].numbers[where.step * layerOf(where).units + where.unit];
   $("where").textContent = about(at);
   showArithmetic($("arithmetic"), layerOf(at), at);
-  views.forEach((view, n) => view.map?.canvas.setAttribute("aria-label", n === state.at.view ? `${about(state.at)}: ${written(value(state.at))}` : `Gates and states of ${view.name || "the other text"}`));
+  views.forEach((view, n) => view.map?.canvas.setAttribute("aria-label", n === state.at.view ? `${about(state.at)}: ${written(valueOf(state.at))}` : `Gates and states of ${view.name || "the other text"}`));
   const [low, high] = rangeOf(state.at.gate, limit);
   $("pinned").textContent = about(state.at);
   const own = !past.dragging && !again; // an answer to an earlier value does not move the slider back
-  if (own) Object.assign($("value"), { min: low, max: high, value: value(state.at) });
-  $("shown").textContent = written(own ? value(state.at) : Number($("value").value), 2);
+  if (own) Object.assign($("value"), { min: low, max: high, value: valueOf(state.at) });
+  $("shown").textContent = written(own ? valueOf(state.at) : Number($("value").value), 2);
+  const view = views[state.at.view];
+  $("brief").replaceChildren(...foremost(view, 3).map(({ word, before, after }) => make("span", {}, make("b", {}, word), ` ${view.before ? `${percent(before ?? 0).replace(" %", "")} → ` : ""}${percent(after ?? 0)}`)));
 }
 
 function showEdits() {
-  const says = (edit) => `${GATES[edit.gate]?.letter ?? edit.gate} = ${written(edit.set, 2)}: ${edit.units ? `unit ${edit.units.join(", ")}` : "every unit"}${edit.layer ? ` of ${edit.layer}` : ", all layers"}${edit.steps ? `, word ${edit.steps[0] + 1}` : ", every word"}${state.both ? `; ${models[edit.model ?? 0]?.name ?? "both models"}` : ""}`;
-  const shown = state.edits.filter((edit) => views.some((view) => isFor(edit, view.model)));
-  $("edits").replaceChildren(...shown.map((edit) => make("li", {}, says(edit), " ", make("button", { type: "button", class: "quiet", "aria-label": `Take back ${says(edit)}`, onclick: () => change(state.edits.filter((other) => other !== edit)) }, "×"))));
+  const names = state.both && models.map((model) => model.name);
+  const shown = state.edits.filter((edit) => views.some((view) => isFor(edit, view.model, models[view.model].gates)));
+  $("edits").replaceChildren(...shown.map((edit) => make("li", {}, says(edit, names), " ", make("button", { type: "button", class: "quiet", "aria-label": `Take back ${says(edit, names)}`, onclick: () => change(state.edits.filter((other) => other !== edit)) }, "×"))));
   $("undo").disabled = !past.undo.length;
   $("redo").disabled = !past.redo.length;
   $("clear").disabled = !state.edits.length;
@@ -160,40 +196,30 @@ function showEdits() {
 
 /** Take new edits; those before can be had back. */
 function change(edits) {
-  follows = false;
   past.undo.push(state.edits);
   past.redo = [];
-  state.edits = edits;
-  refresh();
+  taken(edits);
 }
 
 function travel(from, to) {
   if (!from.length) return;
   to.push(state.edits);
-  state.edits = from.pop();
+  taken(from.pop());
+}
+
+function taken(edits) {
+  rescaled ||= edits.length < state.edits.length;
+  Object.assign(state, { edits, follows: false });
+  sayWords();
   refresh();
 }
 
-/** The edits with one more; it takes the place of those about the same cells. */
-function withValue(value) {
-  const { view, layer, gate, unit, step } = state.at;
-  const scope = $("scope").value;
-  const edit = {
-    gate, set: value,
-    units: scope === "cell" || scope === "unit" ? [unit] : null,
-    steps: scope === "cell" || scope === "word" ? [step, step + 1] : null,
-    layer: scope === "all" || scope === BOTH ? null : layer,
-    ...(scope === BOTH ? { model: BOTH } : views[view].model ? { model: views[view].model } : {}),
-  };
-  const cells = ({ gate: g, units, steps, layer: l, model = 0 }) => JSON.stringify([g, units, steps, l, model]);
-  return [...state.edits.filter((other) => cells(other) !== cells(edit)), edit];
-}
+const withValue = (value) => withEdit(state.edits, editOf(state.at, value, $("scope").value, views[state.at.view].model));
 
 function drag() {
   const edits = withValue(Number($("value").value));
   if (past.dragging) {
-    state.edits = edits;
-    refresh();
+    taken(edits);
   } else {
     past.dragging = true;
     change(edits);
@@ -202,12 +228,12 @@ function drag() {
 }
 
 function pin(at) {
-  follows = false;
-  state.at = at;
+  Object.assign(state, { at, follows: false });
   pointed = null;
   draw();
   views[at.view].map.reveal(at.step);
   showCell();
+  sayCell();
   remember();
 }
 
@@ -219,52 +245,20 @@ const mapOf = (n) => new HeatMap({
   word: (step) => pin({ ...state.at, view: n, step }),
 });
 
-function showSpan() {
+function search() {
   const trace = views[0]?.trace;
   if (!trace) return;
-  const last = trace.words.length - 1;
-  const layer = trace.layers.at(-1);
-  const gate = layer.cell === "lstm" ? "cell" : "hidden";
-  const old = state.span;
-  const given = old && trace.layers.find((l) => l.name === old.layer)?.values[old.gate];
-  const span = given ? old : { from: Math.min(1, last), to: Math.min(2, last), layer: layer.name, gate, threshold: 0.3 };
-  span.from = Math.max(0, Math.min(span.from, last));
-  span.to = Math.max(span.from, Math.min(span.to, last));
-  const options = trace.words.map((word, n) => [String(n), `${n + 1} ${word}`]);
-  choose($("from"), options, String(span.from));
-  choose($("to"), options.slice(span.from), String(span.to));
-  choose($("within"), trace.layers.flatMap((l) => gatesOf(l).map((g) => [`${l.name}:${g}`, trace.layers.length > 1 ? `${g}, ${l.name}` : g])), `${span.layer}:${span.gate}`);
-  const [low, high] = rangeOf(span.gate, limit);
-  Object.assign($("threshold"), { min: low, max: high, value: span.threshold });
-  $("level").textContent = written(span.threshold, 2);
-  const units = onOver(trace.layers.find((l) => l.name === span.layer).values[span.gate], span.from, span.to, span.threshold);
-  found = old ? new Set(units) : new Set();
-  $("found").textContent = `${units.length ? units.length : "No"} unit${units.length === 1 ? " is" : units.length ? "s are" : " is"} on over exactly “${trace.words.slice(span.from, span.to + 1).join(" ")}”.`;
-  $("units").replaceChildren(...units.slice(0, 40).map((unit) => make("button", { type: "button", "aria-label": `Unit ${unit}`, onclick: () => pin({ view: 0, layer: span.layer, gate: span.gate, unit, step: span.from }) }, String(unit))));
-}
-
-function choose(select, options, value) {
-  const offered = JSON.stringify(options);
-  if (select.dataset.offered !== offered) select.replaceChildren(...options.map(([key, text]) => make("option", { value: key }, text)));
-  select.dataset.offered = offered;
-  select.value = value;
-}
-
-function searched() {
-  const [layer, gate] = $("within").value.split(":");
-  const from = Number($("from").value);
-  state.span = { from, to: Math.max(from, Number($("to").value)), layer, gate, threshold: Number($("threshold").value) };
-  show();
+  found = showSearch(trace, state.span, limit, (at) => pin({ view: 0, ...at }));
+  if (state.span) state.span = found.span;
 }
 
 /** Put a word behind a text. */
 function write(view, word) {
-  const n = views.indexOf(view);
-  const key = n && !state.both ? "other" : "text";
-  const begun = view.line && !/\s$/.test(state[key]);
-  const whole = begun ? state[key].replace(/\S+$/, "") : state[key].replace(/\s*$/, " ");
+  const key = views.indexOf(view) && !state.both ? "other" : "text";
+  const whole = view.begun ? state[key].normalize("NFC").slice(0, -view.begun.length) : state[key].replace(/\s*$/, " ");
   state[key] = `${whole.trim() ? whole : ""}${word}`;
   fill();
+  sayWords();
   refresh();
 }
 
@@ -297,8 +291,7 @@ async function start() {
     models = [{ base: "", ...first }];
     if (first.compared) models.push({ base: "compared/", ...await ask("compared/model") });
   } catch (error) {
-    $("status").textContent = error.message;
-    if (error.status === 401) askForToken();
+    troubled(error, start);
     return;
   }
   const several = models.length > 1;
@@ -327,38 +320,49 @@ async function restore() {
   remembering = 0;
   const kept = fromFragment(location.hash);
   const both = models.length > 1 && (kept.text === null || kept.both); // who opens it with two wants to see two
-  Object.assign(state, kept, { both, other: both ? null : kept.other, text: kept.text ?? await opening() });
-  follows = !kept.at;
+  Object.assign(state, kept, { both, other: both ? null : kept.other, text: kept.text ?? models[0].opening });
+  Object.assign(past, { undo: [], redo: [], dragging: false });
+  rescaled = true;
   fill();
   await refresh();
 }
 
 /** Compare two texts, two models, or nothing. */
 function compare(other, both) {
+  if (other === null) second = state.other ?? second;
   Object.assign(state, { other, both });
   if (state.at) state.at = { ...state.at, view: 0 };
+  rescaled = true;
   fill();
   refresh();
 }
 
-$("text").addEventListener("input", (event) => { state.text = event.target.value; refresh(); });
-$("text2").addEventListener("input", (event) => { state.other = event.target.value; refresh(); });
+function typed(key, text) {
+  state[key] = text;
+  rescaled ||= !text.trim();
+  sayWords();
+  refresh();
+}
+
+$("text").addEventListener("input", (event) => typed("text", event.target.value));
+$("text2").addEventListener("input", (event) => typed("other", event.target.value));
 $("key").addEventListener("submit", (event) => { event.preventDefault(); useToken($("token").value); start(); });
 $("order").addEventListener("change", (event) => { state.order = event.target.value; show(); });
-$("compare").addEventListener("click", () => compare(state.other === null ? state.text : null, false));
+$("compare").addEventListener("click", () => compare(state.other === null ? second ?? state.text : null, false));
 $("models").addEventListener("click", () => compare(null, !state.both));
 $("value").addEventListener("input", drag);
-$("change").addEventListener("keydown", (event) => { if (event.key === "Escape") views[state.at?.view]?.map.canvas.focus({ preventScroll: true }); });
 $("value").addEventListener("change", () => { past.dragging = false; });
+$("change").addEventListener("keydown", (event) => { if (event.key === "Escape") views[state.at?.view]?.map.canvas.focus({ preventScroll: true }); });
 for (const button of document.querySelectorAll("[data-set]")) button.addEventListener("click", () => change(withValue(Number(button.dataset.set))));
 $("undo").addEventListener("click", () => travel(past.undo, past.redo));
 $("redo").addEventListener("click", () => travel(past.redo, past.undo));
 $("clear").addEventListener("click", () => change([]));
-for (const id of ["from", "to", "within", "threshold"]) $(id).addEventListener("input", searched);
+$("done").addEventListener("click", () => { state.follows = true; show(); });
+for (const id of ["from", "to", "within", "threshold"]) $(id).addEventListener("input", (event) => { state.span = askedSpan(found.span, event.target); show(); });
 $("csv").addEventListener("click", () => save("glassgate.csv", "text/csv", csv(views, state.both)));
 const drawn = () => views.map((view, n) => ({ view, n })).filter(({ view }) => view.trace);
-$("svg").addEventListener("click", () => drawn().forEach(({ view, n }) => save(`glassgate-${n + 1}.svg`, "image/svg+xml", picture(view.map, limit, palette(dark()), marksOf(n)))));
-$("png").addEventListener("click", () => drawn().forEach(({ view, n }) => view.map.canvas.toBlob((blob) => save(`glassgate-${n + 1}.png`, "image/png", blob))));
+$("svg").addEventListener("click", () => drawn().forEach(({ view, n }) => save(`glassgate-${n + 1}.svg`, "image/svg+xml", vectors(view.map, limit, palette(dark()), marksOf(n)))));
+$("png").addEventListener("click", () => drawn().forEach(async ({ view, n }) => save(`glassgate-${n + 1}.png`, "image/png", await dots(view.map))));
 $("link").addEventListener("click", async () => {
   rememberNow();
   try {
@@ -368,14 +372,15 @@ $("link").addEventListener("click", async () => {
     $("kept").textContent = "The browser keeps its clipboard closed here: copy the address from its bar.";
   }
 });
-const lit = () => { $("theme").textContent = dark() ? "Light" : "Dark"; if (views.length) draw(); };
-$("theme").addEventListener("click", () => { document.documentElement.dataset.theme = dark() ? "light" : "dark"; lit(); });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", lit);
 let room = 0; // a scroll bar changes it as the window does
 new ResizeObserver(([{ contentRect }]) => {
   if (Math.round(contentRect.width) !== room && views.length) draw();
   room = Math.round(contentRect.width);
 }).observe($("plots"));
+// Who goes through the page with the Tab key meets its parts in the order in which they stand.
+const wide = matchMedia("(min-width: 62rem)");
+const arrange = () => (wide.matches ? $("side").prepend($("next")) : $("figure").before($("next")));
+wide.addEventListener("change", arrange);
 addEventListener("hashchange", restore);
 addEventListener("keydown", (event) => {
   if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z" || event.target.matches("textarea, [type=password]")) return;
@@ -383,5 +388,6 @@ addEventListener("keydown", (event) => {
   if (event.shiftKey) travel(past.redo, past.undo);
   else travel(past.undo, past.redo);
 });
-lit();
+arrange();
+onTheme(() => { if (views.length) draw(); });
 start();

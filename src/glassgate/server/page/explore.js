@@ -49,7 +49,7 @@ export function explore(place, trace, told = () => {}) {
   const where = make("p", { class: "hint where" });
   const sum = make("div", { class: "arithmetic" });
   const words = make("div", { class: "words" });
-  const plot = make("div", { class: "plot" }, map.canvas);
+  const { plot } = map;
   const note = trace.steps > trace.words.length ? `The first ${trace.words.length} of ${trace.steps.toLocaleString("en")} steps. ` : "";
   // JupyterLab takes arrow keys for its cells, but for those in an element that says this.
   const root = make("div", { class: "glass explore", "data-lm-suppress-shortcuts": "true" },
@@ -107,7 +107,7 @@ export function explore(place, trace, told = () => {}) {
     map.canvas.setAttribute("aria-label", `${named(map.trace, at)}: ${written(valueAt(layerOf(at), at.gate, at.step, at.unit))}`);
     const next = trace.next?.[cell.step];
     words.hidden = !next;
-    if (next) showWords(words, [{ text: trace.words.slice(0, cell.step + 1).join(" "), next }]);
+    if (next) showWords(words, [{ words: trace.words.slice(0, cell.step + 1), next }]);
   }
 
   const resized = new ResizeObserver(() => {

@@ -76,6 +76,7 @@ export function reach(traces) {
 export const rangeOf = (gate, limit) => GATES[gate].range || [-limit, limit];
 
 const alike = new WeakMap(); // orders by their numbers: it is drawn more often than it changes
+const COMPARED = 64; // words of a long text by which units are compared, evenly spread
 
 /** Units in an order in which neighbours behave alike: each next one is nearest to the one before. */
 export function likeness(values) {
@@ -84,15 +85,20 @@ export function likeness(values) {
 }
 
 function chained({ steps, units, numbers }) {
-  const left = new Set(Array.from({ length: units }, (_, n) => n));
+  const few = Math.min(steps, COMPARED);
+  const rows = new Float32Array(units * few); // a unit's values side by side: read in that order, it is several times as fast
+  for (let n = 0; n < few; n += 1) {
+    const step = Math.floor((n * steps) / few);
+    for (let unit = 0; unit < units; unit += 1) rows[unit * few + n] = numbers[step * units + unit];
+  }
   const distance = (a, b) => {
     let sum = 0;
-    for (let t = 0; t < steps; t += 1) sum += (numbers[t * units + a] - numbers[t * units + b]) ** 2;
+    for (let n = 0; n < few; n += 1) sum += (rows[a * few + n] - rows[b * few + n]) ** 2;
     return sum;
   };
-  const sum = (unit) => { let s = 0; for (let t = 0; t < steps; t += 1) s += numbers[t * units + unit]; return s; };
-  let here = [...left].reduce((best, unit) => (sum(unit) > sum(best) ? unit : best), 0);
+  let [here] = ranked({ steps, units, numbers }, null);
   const order = [here];
+  const left = new Set(Array.from({ length: units }, (_, unit) => unit));
   left.delete(here);
   while (left.size) {
     let nearest = -1;
@@ -121,17 +127,29 @@ export function ranked({ steps, units, numbers }, step) {
 
 const LEFT = 34;
 const TOP = 40;
-const SLANT = 30; // how far the last slanted word reaches out
-const SLANTED = 74; // the same where the words do not fit side by side
+const SLANTED = 74; // the same where the words do not fit side by side; and how long a slanted one may be
+const TURN = -50; // degrees, by which they slant
 const CAPTION = 24;
+const WIDEST = 150; // that a column becomes
+const STRAIGHT = 110; // in a column so wide more of a word can be read than of a slanted one
+const LEGEND = 52; // a scale of colours, without the number behind it
+const WORD = { size: 16, family: SERIF };
+const MEANS = { size: 12, family: SANS };
+const TICK = { size: 10, family: SANS };
 
-/** Where everything stands, in CSS pixels. `orders` gives the order of a layer's units, `measure` a word's width. */
+/** How far a slanted word reaches out to the right of its column's middle; as if it were bold, which it may become. */
+const reachOf = (width) => 8 + Math.cos((TURN * Math.PI) / 180) * Math.min(SLANTED, 1.1 * width);
+
+/** Where everything stands, in CSS pixels. `orders` gives the order of a layer's units, `measure` a text's width in a style. */
 export function plan(trace, room, orders, measure, slant = false) {
   const steps = trace.words.length;
-  const widest = Math.min(110, Math.max(...trace.words.map(measure)) + 12);
+  const widths = trace.words.map((word) => measure(word, WORD));
+  const widest = widths.reduce((most, width) => Math.max(most, width), 0);
   const fair = Math.floor((room - LEFT - 2) / steps);
-  const slanted = slant || fair < widest;
-  const column = slanted ? Math.max(24, Math.min(96, Math.floor((room - LEFT - SLANT) / steps))) : Math.max(34, Math.min(96, fair));
+  const slanted = slant || fair < Math.min(STRAIGHT, widest + 12);
+  const narrow = Math.floor((room - LEFT - reachOf(widest) + 12) / steps);
+  const column = slanted ? Math.max(24, Math.min(WIDEST, narrow)) : Math.max(34, Math.min(WIDEST, fair));
+  const ends = widths.map((width, step) => LEFT + step * column + (slanted ? Math.max(column, column / 2 + reachOf(width)) : column)); // of a column with its word
   const blocks = [];
   const top = slanted ? SLANTED : TOP;
   let y = top;
@@ -147,7 +165,8 @@ export function plan(trace, room, orders, measure, slant = false) {
       y += row * layer.units + 6;
     }
   }
-  return { steps, column, blocks, slanted, top, width: Math.max(LEFT + column * steps + (slanted ? SLANT : 2), 330), height: y + 4, left: LEFT };
+  const width = Math.ceil(Math.max(ends.reduce((most, end) => Math.max(most, end), 0) + 2, 330));
+  return { steps, column, blocks, slanted, top, ends, width, height: y + 4, left: LEFT, room, scrolled: 0, measure };
 }
 
 /** The cell under a point, or null. */
@@ -177,9 +196,9 @@ export function paint(pen, trace, where, limit, colours, marks) {
   trace.words.forEach((word, step) => {
     const bold = marks.at && marks.at.step === step;
     const middle = left + step * column + (column - 1) / 2;
-    const style = { size: 16, family: SERIF, weight: bold ? 700 : 400, fill: colours.ink };
-    if (where.slanted) pen.text(middle + 3, where.top - 14, word, { ...style, turn: -50, room: 74 });
-    else pen.text(middle, where.top - 16, word, { ...style, anchor: "middle", room: column - 4 });
+    const style = { ...WORD, weight: bold ? 700 : 400, fill: colours.ink };
+    if (where.slanted) pen.text(middle + 3, where.top - 14, fitted(word, SLANTED, style, where.measure), { ...style, turn: TURN });
+    else pen.text(middle, where.top - 16, fitted(word, column - 4, style, where.measure), { ...style, anchor: "middle" });
   });
   for (const block of where.blocks) paintBlock(pen, block, where, limit, colours, marks);
   for (const block of where.blocks) {
@@ -198,16 +217,17 @@ function paintBlock(pen, block, where, limit, colours, marks) {
   const [low, high] = rangeOf(gate, limit);
   const shades = low === 0 ? colours.share : colours.signed;
   const { letter, means } = GATES[gate];
-  if (block.heading) pen.text(left, block.y - 28, `layer ${layer.name}, ${layer.units} units`, { size: 13, family: SERIF, weight: 700, fill: colours.ink });
-  pen.text(left, block.y - 7, letter, { size: 16, family: SERIF, italic: true, fill: colours.ink });
-  const narrow = where.width - left < 420;
-  pen.text(left + 16, block.y - 7, narrow ? means.split(":")[0] : means, { size: 12, family: SANS, fill: colours.soft });
-  const right = left + steps * column - 1;
-  const scale = Math.max(right, left + 290);
-  const ends = low === 0 ? ["0", "1"] : [`−${Number(high.toFixed(1))}`, `${Number(high.toFixed(1))}`];
-  for (let n = 0; n < 24; n += 1) pen.rect(scale - 68 + 2 * n, block.y - 13, 2, 6, shades[Math.round((n / 23) * (SHADES - 1))]);
-  pen.text(scale - 72, block.y - 6.5, ends[0], { size: 10, family: SANS, fill: colours.soft, anchor: "end" });
-  pen.text(scale, block.y - 6.5, ends[1], { size: 10, family: SANS, fill: colours.soft, anchor: "end" });
+  const start = left + where.scrolled; // captions stay in view
+  const end = Math.max(Math.min(left + steps * column - 1, where.scrolled + where.room), start + 290);
+  if (block.heading) pen.text(start, block.y - 28, `layer ${layer.name}, ${layer.units} units`, { size: 13, family: SERIF, weight: 700, fill: colours.ink });
+  pen.text(start, block.y - 7, letter, { size: 16, family: SERIF, italic: true, fill: colours.ink });
+  const fits = start + 16 + where.measure(means, MEANS) < end - LEGEND - 56;
+  pen.text(start + 16, block.y - 7, fits ? means : means.split(":")[0], { ...MEANS, fill: colours.soft });
+  const [least, most] = low === 0 ? ["0", "1"] : [`−${Number(high.toFixed(1))}`, `${Number(high.toFixed(1))}`];
+  const bar = end - LEGEND - where.measure(String(Number(limit.toFixed(1))), TICK);
+  for (let n = 0; n < 24; n += 1) pen.rect(bar + 2 * n, block.y - 13, 2, 6, shades[Math.round((n / 23) * (SHADES - 1))]);
+  pen.text(bar - 4, block.y - 6.5, least, { ...TICK, fill: colours.soft, anchor: "end" });
+  pen.text(bar + LEGEND, block.y - 6.5, most, { ...TICK, fill: colours.soft });
   const gap = row >= 5 ? 1 : 0;
   const { numbers, units: count } = layer.values[gate];
   const shadeAt = (step, place) => {
@@ -263,19 +283,28 @@ export function canvasPen(context) {
     },
     rect(x, y, w, h, fill) { context.fillStyle = fill; context.fillRect(x, y, w, h); },
     frame(x, y, w, h, stroke, width) { context.strokeStyle = stroke; context.lineWidth = width; context.strokeRect(x, y, w, h); },
-    text(x, y, text, { size, family, fill, weight = 400, italic = false, anchor = "start", room, turn = 0 }) {
-      context.font = `${italic ? "italic " : ""}${weight} ${size}px ${family}`;
+    text(x, y, text, { fill, anchor = "start", turn = 0, ...style }) {
+      context.font = fontOf(style);
       context.fillStyle = fill;
       context.textAlign = anchor === "middle" ? "center" : anchor;
-      let shown = text;
-      for (let n = text.length - 1; room && n > 0 && context.measureText(shown).width > room; n -= 1) shown = `${text.slice(0, n)}…`;
       context.save();
       context.translate(x, y);
       context.rotate((turn * Math.PI) / 180);
-      context.fillText(shown, 0, 0);
+      context.fillText(text, 0, 0);
       context.restore();
     },
   };
 }
 
-export const measurer = (context) => (word) => { context.font = `16px ${SERIF}`; return context.measureText(word).width; };
+const fontOf = ({ size, family, weight = 400, italic = false }) => `${italic ? "italic " : ""}${weight} ${size}px ${family}`;
+
+export const measurer = (context) => (text, style) => { context.font = fontOf(style); return context.measureText(text).width; };
+
+const LONGEST = 100; // letters of a word, of which never more are shown
+
+/** As much of a word as there is room for. */
+function fitted(word, room, style, measure) {
+  let shown = word.slice(0, LONGEST);
+  for (let n = shown.length - 1; n > 0 && measure(shown, style) > room; n -= 1) shown = `${word.slice(0, n)}…`;
+  return shown;
+}

@@ -4,12 +4,12 @@ import { GATES, blockOf, canvasPen, hit, labelOf, measurer, paint, palette, plan
 import { make } from "./panels.js";
 
 const measure = measurer(document.createElement("canvas").getContext("2d"));
-const LARGEST = 16000; // dots that a canvas has in one direction, at most
+export const LARGEST = 16000; // dots that a canvas has in one direction, at most
 
 /** Whether a cell is one of the trace's. */
 export function isIn(trace, at) {
   const layer = at && trace?.layers.find((one) => one.name === at.layer);
-  return Boolean(layer?.values[at.gate] && at.unit >= 0 && at.unit < layer.units && at.step >= 0 && at.step < trace.words.length);
+  return Boolean(layer && Object.hasOwn(layer.values, at.gate) && at.unit >= 0 && at.unit < layer.units && at.step >= 0 && at.step < trace.words.length);
 }
 
 /** What a cell is, in words. */
@@ -28,6 +28,8 @@ export class HeatMap {
     this.trace = null;
     this.where = null;
     this.pointed = null;
+    this.drawn = null; // what it was drawn with last
+    this.scrolled = 0;
     this.canvas = make("canvas", { tabindex: 0, role: "application", "aria-roledescription": "heat map" });
     this.canvas.addEventListener("pointermove", (event) => this.point(hit(this.where, event.offsetX, event.offsetY)));
     this.canvas.addEventListener("pointerleave", () => this.point(null));
@@ -38,6 +40,12 @@ export class HeatMap {
       else if (step !== null) on.word?.(step);
     });
     this.canvas.addEventListener("keydown", (event) => this.walk(event));
+    this.spot = make("span", { class: "spot" });
+    this.plot = make("div", { class: "plot" }, this.canvas, this.spot);
+    this.plot.addEventListener("scroll", () => {
+      this.scrolled = this.plot.scrollLeft;
+      if (this.drawn) requestAnimationFrame(() => this.draw(...this.drawn));
+    });
   }
 
   /** Plan a trace in so many pixels; whether its words stand slanted is in `where.slanted`. */
@@ -47,24 +55,38 @@ export class HeatMap {
   }
 
   draw(limit, dark, marks) {
+    this.drawn = [limit, dark, marks];
+    this.where.scrolled = Math.max(0, Math.min(this.scrolled, this.where.width - this.where.room));
     const { width, height } = this.where;
-    const dots = Math.min(window.devicePixelRatio || 1, LARGEST / Math.max(width, height));
-    const size = { width: Math.round(width * dots), height: Math.round(height * dots) };
-    // To give a canvas a size, even the one it has, takes its memory anew.
-    for (const side of ["width", "height"]) if (this.canvas[side] !== size[side]) this.canvas[side] = size[side];
+    this.dots(Math.min(window.devicePixelRatio || 1, LARGEST / Math.max(width, height)), this.canvas, this.where);
     Object.assign(this.canvas.style, { width: `${width}px`, height: `${height}px` });
-    const context = this.canvas.getContext("2d");
-    context.setTransform(dots, 0, 0, dots, 0, 0);
-    paint(canvasPen(context), this.trace, this.where, limit, palette(dark), marks);
+  }
+
+  /** Paint the figure as it was drawn last on a canvas, with so many dots for a pixel. */
+  dots(many, canvas, where) {
+    const [limit, dark, marks] = this.drawn;
+    const size = { width: Math.round(where.width * many), height: Math.round(where.height * many) };
+    // To give a canvas a size, even the one it has, takes its memory anew.
+    for (const side of ["width", "height"]) if (canvas[side] !== size[side]) canvas[side] = size[side];
+    const context = canvas.getContext("2d");
+    context.setTransform(many, 0, 0, many, 0, 0);
+    paint(canvasPen(context), this.trace, where, limit, palette(dark), marks);
   }
 
   /** Scroll a word into view, where the figure is wider than its place. */
   reveal(step) {
-    const { parentElement: place } = this.canvas;
-    const { left, column } = this.where;
-    const [from, to] = [step ? left + step * column : 0, left + (step + 1) * column + 8];
-    if (to > place.scrollLeft + place.clientWidth) place.scrollLeft = to - place.clientWidth;
-    if (from < place.scrollLeft) place.scrollLeft = from;
+    const { plot } = this;
+    const [from, to] = [step ? this.where.left + step * this.where.column : 0, this.where.ends[step] + 4];
+    if (to > plot.scrollLeft + plot.clientWidth) plot.scrollLeft = to - plot.clientWidth;
+    if (from < plot.scrollLeft) plot.scrollLeft = from;
+  }
+
+  /** Scroll a cell into view, up and down too: whatever scrolls around the figure. */
+  follow(at) {
+    const { y, row, places } = blockOf(this.where, at);
+    Object.assign(this.spot.style, { left: `${this.where.left + at.step * this.where.column}px`, top: `${y + places.get(at.unit) * row}px`, width: `${this.where.column}px`, height: `${row}px` });
+    this.spot.scrollIntoView({ block: "nearest", inline: "nearest" });
+    this.reveal(at.step);
   }
 
   point(at) {
@@ -89,8 +111,10 @@ export class HeatMap {
       ArrowUp: { unit: unit(-1) }, ArrowDown: { unit: unit(1) },
       Home: { step: 0 }, End: { step: last }, PageUp: row(-1), PageDown: row(1),
     }[event.key];
-    if (moved) this.on.pick({ ...at, ...moved });
-    else if (this.on.enter && (event.key === "Enter" || event.key === " ")) this.on.enter();
+    if (moved) {
+      this.on.pick({ ...at, ...moved });
+      this.follow({ ...at, ...moved });
+    } else if (this.on.enter && (event.key === "Enter" || event.key === " ")) this.on.enter();
     else return;
     event.preventDefault();
   }

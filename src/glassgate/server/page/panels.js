@@ -21,34 +21,56 @@ export function written(value, digits = 3) {
 }
 
 const SHOWN = [8, 5]; // next words of one view, and of each of two
-const percent = (y) => `${(100 * y).toFixed(y < 0.00095 ? 2 : y < 0.0995 ? 1 : 0)} %`;
+const BEHIND = 4; // words that are told before the next one
+
+/** A share in percent; only what is none, or all, is written so. */
+export function percent(y) {
+  if (y > 0 && y < 0.00005) return "< 0.01 %";
+  if (y < 1 && y > 0.99995) return "> 99.99 %";
+  const edge = Math.min(y, 1 - y);
+  return `${(100 * y).toFixed(edge > 0 && edge < 0.00095 ? 2 : y < 0.0995 || (edge > 0 && edge < 0.005) ? 1 : 0)} %`;
+}
+
+const sharesOf = (words) => new Map((words ?? []).map(({ word, probability }) => [word, probability]));
+
+/** The words that are, or were before the edits, the most probable: as many, whatever the edits do. */
+export function foremost(view, many) {
+  const [after, before] = [sharesOf(view.next), sharesOf(view.before)];
+  const most = (word) => Math.max(after.get(word) ?? 0, before.get(word) ?? 0);
+  const words = [...new Set([...after.keys(), ...before.keys()])].sort((a, b) => most(b) - most(a)).slice(0, many);
+  return words.sort((a, b) => (after.get(b) ?? 0) - (after.get(a) ?? 0)).map((word) => ({ word, after: after.get(word), before: before.get(word) }));
+}
+
+/** After which words the next one comes: those that were read, as they were read. */
+function behind({ words, begun }) {
+  const read = words.filter((word, n) => n || word !== "<eos>").slice(-BEHIND).join(" ");
+  return [begun && `that completes “${begun}”`, read && `after “${read}”`].filter(Boolean).join(" ");
+}
 
 /** The next words with their probabilities; with edits, those before beside those after. `add` takes one that is clicked. */
 export function showWords(place, views, add = null) {
   const many = SHOWN[Math.min(views.length, 2) - 1];
   place.replaceChildren(...views.map((view) => {
-    const before = new Map((view.before || []).map((w) => [w.word, w.probability]));
-    const after = new Map(view.next.map((w) => [w.word, w.probability]));
-    const words = [...new Set([...after.keys()].slice(0, many).concat([...before.keys()].slice(0, many)))].slice(0, many + 3);
-    const most = Math.max(0.001, ...after.values(), ...before.values());
-    const rows = words.map((word) => {
+    const found = foremost(view, many);
+    const columns = view.before ? [["was", "before"], ["is", "after"]] : [["is", "after"]];
+    const most = Math.max(0.001, ...found.flatMap(({ before, after }) => [before ?? 0, after ?? 0]));
+    const least = { before: Math.min(...sharesOf(view.before).values()), after: Math.min(...sharesOf(view.next).values()) };
+    const rows = found.map((one) => {
       const bars = make("span", { class: "bars", "aria-hidden": "true" });
-      const columns = view.before ? [["was", before], ["is", after]] : [["is", after]];
-      const numbers = columns.map(([kind, known]) => {
-        const y = known.get(word);
+      const numbers = columns.map(([kind, when]) => {
+        const y = one[when];
         const bar = make("span", { class: kind });
         bar.style.width = `${(100 * (y ?? 0)) / most}%`;
         bars.append(bar);
-        return make("td", { class: kind, "data-probability": y ?? "" }, y === undefined ? `under ${percent(Math.min(...known.values()))}` : percent(y));
+        return make("td", { class: kind, "data-probability": y ?? "" }, y === undefined ? `under ${percent(least[when])}` : percent(y));
       });
-      const shown = add ? make("button", { type: "button", class: "word", onclick: () => add(view, word), title: "Write it" }, word) : make("span", { class: "word" }, word);
-      return make("tr", { "data-word": word }, make("th", { scope: "row" }, shown), make("td", { class: "chart" }, bars), ...numbers);
+      const shown = add ? make("button", { type: "button", class: "word", onclick: () => add(view, one.word), title: "Write it" }, one.word) : make("span", { class: "word" }, one.word);
+      return make("tr", { "data-word": one.word }, make("th", { scope: "row" }, shown), make("td", { class: "chart" }, bars), ...numbers);
     });
     const heads = view.before ? ["before", "after"] : ["probability"];
     const head = make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "word"), make("td"), ...heads.map((h) => make("th", { scope: "col" }, h))));
-    const behind = view.text.trim() ? `after “${view.text.trim().split(/\s+/).slice(-4).join(" ")}”` : "";
-    const caption = make("caption", {}, ...(view.name ? [make("b", {}, view.name), " "] : []), behind);
-    return make("table", { class: "next" }, caption, head, make("tbody", {}, ...rows));
+    const caption = make("caption", {}, ...(view.name ? [make("b", {}, view.name), " "] : []), behind(view));
+    return make("table", { class: view.stale ? "next stale" : "next" }, caption, head, make("tbody", {}, ...rows));
   }));
 }
 
@@ -83,9 +105,12 @@ export function showArithmetic(place, layer, at) {
     place.replaceChildren(make("div", { class: "sum values" }, ...terms));
     return;
   }
-  place.replaceChildren(...lines(layer, at).flatMap(({ terms, computed, found }) => {
+  const all = lines(layer, at);
+  const { letter } = GATES[at.gate];
+  const own = all.find(({ terms }) => terms.some((t) => t[0] === letter && !t[2])) ?? all.at(-1); // where there is room for one alone
+  place.replaceChildren(...all.flatMap(({ terms, computed, found }, n) => {
     const spoken = terms.map((t) => (typeof t === "string" ? SPOKEN[t] : `${t[0]}${t[2] ? " before" : ""} ${written(t[1])}`)).join(" ");
-    const row = make("div", { class: "sum", role: "math", "aria-label": spoken });
+    const row = make("div", { class: all[n] === own ? "sum own" : "sum", role: "math", "aria-label": spoken });
     const result = make("span", { class: "result" }); // the sign and the sum stay on one line
     for (const part of terms) {
       if (part === "=") row.append(result);
@@ -94,6 +119,6 @@ export function showArithmetic(place, layer, at) {
     }
     // Five operations on float32 numbers: beyond it a state was set by an edit.
     const edited = Math.abs(computed - found) > 1e-5 * (1 + Math.abs(found));
-    return edited ? [row, make("p", { class: "hint" }, `An edit set it, or the state before it; the gates alone give ${written(computed)}.`)] : [row];
+    return edited ? [row, make("p", { class: "hint" }, `An edit set it: the gates alone give ${written(computed)}.`)] : [row];
   }));
 }

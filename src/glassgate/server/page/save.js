@@ -1,6 +1,8 @@
-// What leaves the page: numbers, pictures, and the link that brings the view back.
+// What leaves the page: numbers and pictures.
 
 import { gatesOf, paint } from "./figure.js";
+import { LARGEST } from "./heatmap.js";
+import { make } from "./panels.js";
 
 /** Every number of the traces, a line each; float32 numbers are written exactly. Of two models the first column has the name. */
 export function csv(views, both) {
@@ -38,11 +40,24 @@ function svgPen(width, height) {
   };
 }
 
+/** The whole figure, wherever it was scrolled to. */
+const whole = ({ where }) => ({ ...where, scrolled: 0, room: where.width });
+
 /** The figure as vectors. */
-export function picture(map, limit, colours, marks) {
-  const pen = svgPen(map.where.width, map.where.height);
-  paint(pen, map.trace, map.where, limit, colours, marks);
+export function vectors(map, limit, colours, marks) {
+  const where = whole(map);
+  const pen = svgPen(where.width, where.height);
+  paint(pen, map.trace, where, limit, colours, marks);
   return pen.end();
+}
+
+const PRINTED = 3; // dots for a pixel: 288 for an inch
+
+/** The figure as dots, enough of them to be printed. */
+export function dots(map) {
+  const [canvas, where] = [make("canvas"), whole(map)];
+  map.dots(Math.min(PRINTED, LARGEST / Math.max(where.width, where.height)), canvas, where);
+  return new Promise((done) => { canvas.toBlob(done, "image/png"); });
 }
 
 export function download(name, blob) {
@@ -51,33 +66,4 @@ export function download(name, blob) {
   link.download = name;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-}
-
-/** What of the view stands in the address, behind the #. */
-export function toFragment(state) {
-  const kept = new URLSearchParams({ text: state.text });
-  if (state.other !== null) kept.set("with", state.other);
-  if (state.both) kept.set("models", "2");
-  if (state.edits.length) kept.set("edits", JSON.stringify(state.edits));
-  if (state.order !== "as") kept.set("order", state.order);
-  if (state.at) kept.set("at", [state.at.view, state.at.layer, state.at.gate, state.at.unit, state.at.step].join(":"));
-  if (state.span) kept.set("span", [state.span.from, state.span.to, state.span.layer, state.span.gate, state.span.threshold].join(":"));
-  return `#${kept}`;
-}
-
-/** The view that an address tells of; what is not understood is left out. */
-export function fromFragment(fragment) {
-  const kept = new URLSearchParams(fragment.replace(/^#/, ""));
-  const found = { text: kept.get("text"), other: kept.get("with"), both: kept.get("models") === "2", edits: [], order: kept.get("order") === "like" ? "like" : "as", at: null, span: null };
-  try {
-    const edits = JSON.parse(kept.get("edits") ?? "[]");
-    if (Array.isArray(edits)) found.edits = edits.filter((e) => e && typeof e.gate === "string" && typeof e.set === "number");
-  } catch {
-    found.edits = [];
-  }
-  const [view, layer, gate, unit, step] = (kept.get("at") ?? "").split(":");
-  if (step !== undefined) found.at = { view: Number(view), layer, gate, unit: Number(unit), step: Number(step) };
-  const [from, to, of, within, threshold] = (kept.get("span") ?? "").split(":");
-  if (threshold !== undefined) found.span = { from: Number(from), to: Number(to), layer: of, gate: within, threshold: Number(threshold) };
-  return found;
 }
