@@ -148,7 +148,7 @@ def test_what_is_given_stays() -> None:
         (2_000_000, None, 30, 99, 0.0, 0.01),
         # 5 ** 0.625 = 2.7344, 12 x 0.008 times that = 0.26250; 2 million tokens have 40 streams.
         (2_000_000, None, 15, 512, 0.12, 0.26250),  # at most 0.5 - 0.4 log3(2 / 0.7) = 0.1178
-        (2_000_000, 60.0, None, 512, 0.12, 0.26250),  # 500,000 words a minute: 15 epochs
+        (2_000_000, 60.0, None, 512, 0.12, 0.26250),  # 120 microseconds a word: 15 epochs
         (20_000_000, None, 15, 512, 0.1, 0.062248),  # 0.5 ** 0.625 = 0.64842
         (600_000, None, 15, 512, 0.5, 0.55709),  # 16.667 ** 0.625 = 5.8030
         (700_000, None, 5, 512, 0.22, 0.50592),  # 0.1 + 0.3 log2(5 / 3.75) = 0.2245; 14.286 ** 0.625 = 5.2700
@@ -156,6 +156,11 @@ def test_what_is_given_stays() -> None:
         (2_000_000, None, 2, 512, 0.1, 0.26250),
         (2_000_000, 60.0, 1, 512, 0.1, 0.13125),  # the smaller budget counts
         (2_000_000, 2.0, None, 512, 0.1, 0.065625),  # half an epoch
+        # A rate of 0.0056569: 0.18562. 60 + 4 x 60 microseconds: 6 epochs; 0.1 + 0.2 log2(6 / 5) = 0.1526.
+        (2_000_000, 60.0, None, 1024, 0.15, 0.18562),
+        (2_000_000, None, 10, 1024, 0.3, 0.18562),
+        # As of 512 units: 0.1 + 0.3 log2(7 / 3.75) = 0.3702.
+        (600_000, None, 7, 1024, 0.37, 0.39392),
         # 12 streams, a rate of 0.0043818; 112.5 ** 0.625 = 19.141
         (88_889, None, None, 100, 0.5, 1.00647),
         (1_000, None, None, 100, 0.5, 4.0),
@@ -171,7 +176,7 @@ def test_regularisation_follows_how_often_the_text_is_read(
     decay: float,
     recipe: Any,
 ) -> None:
-    options = TrainOptions(recipe=recipe, hidden=hidden, minutes=minutes, epochs=epochs)
+    options = TrainOptions(recipe=recipe, hidden=hidden, minutes=minutes, epochs=epochs, precision="fp32")
     plan = Plan.make(options, corpus(tokens))
     assert plan.recipe == "quick"
     assert plan.config.dropout == dropout

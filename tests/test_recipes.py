@@ -141,7 +141,7 @@ def test_the_table_of_the_documentation_is_that_of_the_recipes() -> None:
                 values = [cell.split(",")[number if "," in names else 0].strip() for cell in cells[:2]]
                 table[name.replace("-", "_")] = values
     assert table.keys() == {field.name for field in fields(Recipe)} - {"reset"}
-    left_open = {"by epochs": None, "by the text": None}
+    left_open = {"by text and epochs", "by the text"}
     for column, recipe in enumerate(RECIPES.values()):
         for name, values in table.items():
             value, told = getattr(recipe, name), values[column]
@@ -297,3 +297,27 @@ def test_the_precision_follows_the_processor_and_the_hidden_size(
     assert [plan(hidden=hidden).precision for hidden in (255, 256)] == ["fp32", "bf16" if fast else "fp32"]
     assert plan(hidden=20, precision="bf16").precision == "bf16"
     assert plan(hidden=512, precision="fp32").precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "budget", "precision", "expected"),
+    [
+        (2_000_000, {"minutes": 15}, "fp32", "quick"),  # 300 microseconds a word: 1.5 epochs
+        (2_000_000, {"minutes": 51}, "fp32", "quality"),  # 5.1
+        (2_000_000, {"minutes": 49}, "fp32", "quick"),  # 4.9
+        (2_000_000, {"minutes": 15}, "bf16", "quality"),  # 64 microseconds a word: 7 epochs
+        (2_000_000, {}, "bf16", "quick"),  # ten minutes: 4.7
+        (2_000_000, {"epochs": 5}, "fp32", "quality"),
+        (2_000_000, {"epochs": 4}, "fp32", "quick"),
+        (2_000_000, {"epochs": 20, "minutes": 1}, "bf16", "quick"),
+        (1_499_999, {"epochs": 15}, "fp32", "quick"),
+        (1_500_000, {"epochs": 15}, "fp32", "quality"),
+        (2_000_000, {"epochs": 15, "hidden": 512}, "fp32", "quick"),
+    ],
+)
+def test_auto_looks_at_the_text_and_the_budget(
+    tokens: int, budget: dict[str, Any], precision: Any, expected: str
+) -> None:
+    made = plan(tokens, precision=precision, **budget)
+    assert made.recipe == expected
+    assert made.config.hidden == {"quick": 512, "quality": 1024}[expected]

@@ -15,6 +15,7 @@ from glassgate.language.recipes import (
     RecipeChoice,
     choose_dropout,
     choose_precision,
+    choose_recipe,
     choose_weight_decay,
     expected_epochs,
 )
@@ -54,6 +55,7 @@ MOST = {
 }
 BYTES = 16  # that a weight takes in training: itself, its gradient and two moments, in float32
 LEARNING_RATE = 8e-3  # at a batch of 40 streams; a smaller one follows the square root
+WIDE = 512  # hidden size up to which the rate stays; of a larger one it falls with the square root
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,10 +161,12 @@ class Plan:
 
     The rules, each used where the option is not given:
 
-    - recipe: ``quick``; it gives the sizes and the regularisation (`Recipe`);
+    - recipe: ``quality`` for a long text that the budget lets it read often, else ``quick``
+      (`choose_recipe`); it gives the sizes and the regularisation (`Recipe`);
     - batch: 40 streams, or fewer so that an epoch has 200 steps; at least 8 as long as the text
       suffices;
-    - learning rate: 0.008 x sqrt(batch / 40), the peak of the one-cycle schedule;
+    - learning rate: 0.008 x sqrt(batch / 40), times sqrt(512 / hidden size) where that is below 1, the
+      peak of the one-cycle schedule;
     - dropout and weight decay, where the recipe leaves them open, follow the length of the text and how
       often it will be read (`choose_dropout`, `choose_weight_decay`);
     - a hidden size below 100 has no dropout nor other regularisers, but a weight decay of 0.01, and its
@@ -215,14 +219,16 @@ class Plan:
                 f"the text: is shorter than one batch: {batch} streams need at least {2 * batch:,} tokens "
                 f"to train on, got {tokens:,}"
             )
-        rate = options.learning_rate or LEARNING_RATE * (batch / LARGE_BATCH) ** 0.5
         steps = -(-((tokens - 1) // batch) // options.unroll)
-        chosen = "quick" if options.recipe == "auto" else options.recipe
-        recipe = _followed(options, chosen)
         timed = options.minutes is not None or options.epochs is None
         minutes = options.minutes or DEFAULT_MINUTES if timed else None
+        chosen = _recipe(options, tokens, minutes)
+        recipe = _followed(options, chosen)
         epochs = options.epochs or (MOST_EPOCHS if recipe.hidden >= SMALL else MOST_EPOCHS_OF_SMALL)
-        expected = expected_epochs(tokens, epochs, minutes)
+        precision = _precision(options, recipe.hidden)
+        expected = expected_epochs(tokens, epochs, minutes, recipe.hidden, precision)
+        rate = LEARNING_RATE * (batch / LARGE_BATCH * min(1, WIDE / recipe.hidden)) ** 0.5
+        rate = options.learning_rate or rate
         words = len(corpus.vocabulary)
         output: Output = "adaptive" if words >= LARGE_VOCABULARY else "full"
         if options.output != "auto":
@@ -233,7 +239,7 @@ class Plan:
             cutoffs = choose_cutoffs(count_words(corpus.train, words), width, batch * options.unroll)
         dropout, decay = recipe.dropout, recipe.weight_decay
         if dropout is None:
-            dropout = choose_dropout(tokens, expected)
+            dropout = choose_dropout(tokens, expected, recipe.hidden)
         if decay is None:
             decay = choose_weight_decay(tokens, expected, rate)
         config = ModelConfig(
@@ -254,7 +260,7 @@ class Plan:
         return cls(
             recipe=chosen,
             config=config,
-            precision=choose_precision(recipe.hidden) if options.precision == "auto" else options.precision,
+            precision=precision,
             weight_decay=decay,
             weight_drop=recipe.weight_drop,
             activation_penalty=recipe.activation_penalty,
@@ -290,6 +296,18 @@ class Plan:
         """Return the share of the budget that is spent: of the steps or of the time, the larger."""
         spent = step / self.steps
         return min(1.0, spent if self.seconds is None else max(spent, seconds / self.seconds))
+
+
+def _precision(options: TrainOptions, hidden: int) -> Precision:
+    return choose_precision(hidden) if options.precision == "auto" else options.precision
+
+
+def _recipe(options: TrainOptions, tokens: int, minutes: float | None) -> str:
+    """Return the name of the recipe; who says the hidden size has said what they differ in."""
+    if options.recipe != "auto" or options.hidden is not None:
+        return "quick" if options.recipe == "auto" else options.recipe
+    precision = _precision(options, RECIPES["quality"].hidden)
+    return choose_recipe(tokens, options.epochs or MOST_EPOCHS, minutes, precision)
 
 
 def _followed(options: TrainOptions, name: str) -> Recipe:

@@ -15,12 +15,18 @@ __all__ = [
     "RecipeChoice",
     "choose_dropout",
     "choose_precision",
+    "choose_recipe",
     "choose_weight_decay",
     "expected_epochs",
 ]
 
 RecipeChoice: TypeAlias = Literal["auto", "quick", "quality"]
-WORDS_PER_MINUTE = 500_000  # that `quick` trains on in a minute on two cores, measured at 33,278 words
+# Microseconds that a word of 33,278 takes in training on two cores, measured: for output and optimiser, and
+# for the recurrence of 512 units, which grows as their square.
+COST: Mapping[Precision, tuple[float, float]] = {"fp32": (60, 60), "bf16": (24, 10)}
+LONG = 1_500_000  # tokens from which a text has enough to tell a GRU of 1,024
+OFTEN = 5  # epochs that such a GRU wants
+LARGE = 1_024  # hidden size that learns a long text by heart too
 SHORT = 700_000  # tokens up to which a text that is read often bears the most dropout
 WIDE = 256  # hidden size from which products are most of a step
 FEW = 3.75  # epochs up to which weight decay does nearly all that a text needs against being learned by heart
@@ -76,20 +82,40 @@ class Recipe:
 
 RECIPES: Mapping[str, Recipe] = {
     "quick": Recipe(cell="gru", spectral=True),
-    "quality": Recipe(
-        hidden=650,
-        dropout=0.4,
-        weight_drop=0.2,
-        activation_penalty=2.0,
-        slowness_penalty=1.0,
-        random_unroll=True,
-        spectral=True,
-    ),
+    "quality": Recipe(cell="gru", hidden=1024, spectral=True),
 }
 """By name. The rows of docs/experiments.md say why."""
 
 
-def expected_epochs(tokens: int, epochs: int | None, minutes: float | None) -> float:
+def choose_recipe(tokens: int, epochs: int, minutes: float | None, precision: Precision) -> str:
+    """Return the name of the recipe for a text and a budget.
+
+    Parameters
+    ----------
+    tokens
+        The length of the training text.
+    epochs, minutes
+        The budget; where both are given the smaller one counts.
+    precision
+        Of the products of ``quality``.
+
+    Returns
+    -------
+    str
+        ``"quality"`` for a text of 1,500,000 tokens or more that it can read five times, else ``"quick"``.
+
+    Examples
+    --------
+    >>> [choose_recipe(2_000_000, 15, minutes, "fp32") for minutes in (15, 60)]
+    ['quick', 'quality']
+    """
+    expected = expected_epochs(tokens, epochs, minutes, RECIPES["quality"].hidden, precision)
+    return "quality" if tokens >= LONG and expected >= OFTEN else "quick"
+
+
+def expected_epochs(
+    tokens: int, epochs: int, minutes: float | None, hidden: int, precision: Precision
+) -> float:
     """Return about how often a training will read its text.
 
     Parameters
@@ -98,22 +124,26 @@ def expected_epochs(tokens: int, epochs: int | None, minutes: float | None) -> f
         The length of the training text.
     epochs, minutes
         The budget; where both are given the smaller one counts.
+    hidden, precision
+        The hidden size, and that of the products: what a word costs.
 
     Returns
     -------
     float
-        By minutes: as `quick` would on two cores.
+        By minutes: as on two cores, of an AVX2 processor for fp32, of one with AMX for bf16.
 
     Examples
     --------
-    >>> expected_epochs(2_000_000, None, 15)
-    3.75
+    >>> [expected_epochs(2_000_000, 100, 15, hidden, "fp32") for hidden in (512, 1024)]
+    [3.75, 1.5]
     """
-    by_time = minutes * WORDS_PER_MINUTE / tokens if minutes is not None else float("inf")
-    return min(by_time, float("inf") if epochs is None else epochs)
+    if minutes is None:
+        return epochs
+    other, recurrence = COST[precision]
+    return min(epochs, minutes * 60e6 / tokens / (other + recurrence * (hidden / 512) ** 2))
 
 
-def choose_dropout(tokens: int, epochs: float) -> float:
+def choose_dropout(tokens: int, epochs: float, hidden: int) -> float:
     """Return how much to drop where a recipe leaves it open.
 
     Parameters
@@ -122,22 +152,27 @@ def choose_dropout(tokens: int, epochs: float) -> float:
         The length of the training text.
     epochs
         How often the text is read, about.
+    hidden
+        The hidden size.
 
     Returns
     -------
     float
         0.1 up to 3.75 epochs, and 0.3 more for their double; at most 0.5, and for each threefold of
-        700,000 tokens 0.4 less, but not below 0.1.
+        700,000 tokens 0.4 less. Of a hidden size of 1,024 or more at least 0.1 up to five epochs, and 0.2
+        more for their double, at most 0.5.
 
     Examples
     --------
-    >>> [choose_dropout(500_000, epochs) for epochs in (1, 4, 7.5, 15)]
+    >>> [choose_dropout(500_000, epochs, 512) for epochs in (1, 4, 7.5, 15)]
     [0.1, 0.13, 0.4, 0.5]
-    >>> [choose_dropout(tokens, 15) for tokens in (1_000_000, 2_100_000)]
-    [0.37, 0.1]
+    >>> [choose_dropout(2_100_000, 10, hidden) for hidden in (512, 1024)]
+    [0.1, 0.3]
     """
-    most = max(0.5 - 0.4 * log(max(tokens / SHORT, 1), 3), 0.1)
-    return round(min(0.1 + 0.3 * log2(max(epochs / FEW, 1)), most), 2)
+    most = 0.5 - 0.4 * log(max(tokens / SHORT, 1), 3)
+    by_text = min(0.1 + 0.3 * log2(max(epochs / FEW, 1)), most)
+    by_size = min(0.1 + 0.2 * log2(max(epochs / OFTEN, 1)), 0.5) if hidden >= LARGE else 0.1
+    return round(max(by_text, by_size), 2)
 
 
 def choose_precision(hidden: int) -> Precision:
