@@ -26,6 +26,7 @@ let reading = false;
 let again = false;
 let retrying = 0;
 let remembering = 0;
+let address = ""; // as it was read or written last
 let speaking = 0;
 
 const layerOf = (at) => views[at.view]?.trace?.layers.find((layer) => layer.name === at.layer);
@@ -114,7 +115,9 @@ function remember() {
 function rememberNow() {
   clearTimeout(remembering);
   remembering = 0;
+  if (location.hash !== address) return; // another link came, and is about to be restored
   history.replaceState(null, "", toFragment(state));
+  address = location.hash;
 }
 
 /** Tell who does not see the page, when what they do rests for a moment. */
@@ -318,7 +321,8 @@ function each(id, show) {
 async function restore() {
   clearTimeout(remembering);
   remembering = 0;
-  const kept = fromFragment(location.hash);
+  address = location.hash;
+  const kept = fromFragment(address);
   const both = models.length > 1 && (kept.text === null || kept.both); // who opens it with two wants to see two
   Object.assign(state, kept, { both, other: both ? null : kept.other, text: kept.text ?? models[0].opening });
   Object.assign(past, { undo: [], redo: [], dragging: false });
