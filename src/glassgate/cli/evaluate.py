@@ -80,6 +80,7 @@ def command(
         from glassgate.language.dynamic import DynamicOptions, dynamic_perplexity, read_trainable
 
         learning = DynamicOptions(**of_dynamic)
+        size_of_texts(dynamic_text or [])  # refuses what it cannot read before the text is measured
     typed = 2000 if keyboard_words is None else keyboard_words
     if typed < 1:
         raise GlassgateError(f"--keyboard-words: must be at least 1, got {typed}")

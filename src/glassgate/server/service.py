@@ -100,12 +100,9 @@ class Service:
 
     async def predict(self, body: Predict) -> Answer:
         """Return the most probable next words."""
-        vocabulary, begun, text = self.model.vocabulary, "", body.text
-        words = None
-        if body.complete and text and not text[-1].isspace():
-            *words, begun = vocabulary.cut(text) or [""]
-        numbers = self.numbers(text) if words is None else self.numbers_of(words)
-        allowed = self.model.prefixes.words(vocabulary.normalise(begun)) if begun else None
+        words, begun = self.model.prefixes.cut(body.text) if body.complete else ([], "")
+        numbers = self.numbers_of(words) if body.complete else self.numbers(body.text)
+        allowed = self.model.prefixes.words(self.model.vocabulary.normalise(begun)) if begun else None
         reader = Predictor(numbers, Want(body.k, allowed), monotonic() + REQUEST_SECONDS)
         self.engine.submit([reader])
         try:
@@ -220,8 +217,8 @@ class Service:
     def _without_begun(self, text: str) -> Reading:
         """Cut off a last word that the model does not know, where a word that it knows begins so."""
         vocabulary = self.model.vocabulary
-        *before, last = vocabulary.cut(text) or [""]
-        if not last or text[-1].isspace() or not (before or vocabulary.eos is not None):
+        before, last = self.model.prefixes.cut(text)
+        if not last or not (before or vocabulary.eos is not None):
             return Reading(text)
         with suppress(GlassgateError):  # of a closed vocabulary
             if vocabulary.encode([last]) != [[vocabulary.unk]]:
