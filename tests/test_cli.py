@@ -132,7 +132,9 @@ def test_evaluate_prints_a_table_or_json(program: Program, model: Path, text: Pa
     assert program.run("evaluate", model, packed, "--json").out == ended.out
 
 
-def test_evaluate_with_a_cache_and_while_learning(program: Program, model: Path, text: Path) -> None:
+def test_evaluate_with_a_cache_and_while_learning(
+    program: Program, model: Path, text: Path, tmp_path: Path
+) -> None:
     """Both stand beside the plain figures, which stay; the folder's bytes stay too."""
     before = {path.name: path.read_bytes() for path in model.iterdir()}
     plain = json.loads(program.run("evaluate", model, text, "--json").out)
@@ -146,6 +148,10 @@ def test_evaluate_with_a_cache_and_while_learning(program: Program, model: Path,
     assert f"with the cache     {adapted['cache_perplexity']:,.2f}" in table
     assert "learning " in table
     assert {path.name: path.read_bytes() for path in model.iterdir()} == before
+    nothing = tmp_path / "nothing.txt"
+    nothing.touch()
+    refused = program.run(*words[:3], "--dynamic", "--dynamic-text", nothing)
+    assert (refused.code, refused.out, refused.error) == (2, "", f"{nothing}: is empty: expected text")
     refused = program.run("evaluate", model, text, "--cache-window", 300)
     assert refused.error == "--cache: the options of it were given, but not --cache itself"
 
