@@ -15,10 +15,12 @@ from safetensors.numpy import load_file
 from glassgate import GlassgateError
 from glassgate.folder.config import ModelConfig
 from glassgate.language import averaging, recipes
+from glassgate.language import options as planning
 from glassgate.language.model import NextWordModel
 from glassgate.language.options import Plan, TrainOptions
 from glassgate.language.recipes import RECIPES, Recipe
 from glassgate.language.schedule import Streams
+from glassgate.language.trainer import Trainer
 from glassgate.language.training import train
 from test_options import corpus
 
@@ -321,3 +323,23 @@ def test_auto_looks_at_the_text_and_the_budget(
     made = plan(tokens, precision=precision, **budget)
     assert made.recipe == expected
     assert made.config.hidden == {"quick": 512, "quality": 1024}[expected]
+
+
+def test_a_resumed_training_keeps_the_recipe_that_was_chosen(
+    monkeypatch: pytest.MonkeyPatch, text: Path, tmp_path: Path
+) -> None:
+    """Another machine, on which `auto` would choose another, goes on with the same network."""
+    seen = []
+
+    def interrupted(self: Trainer) -> Any:
+        seen.append((self.plan.recipe, self.plan.config.hidden))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "run", interrupted)
+    for chosen in ("quality", "quick"):
+        monkeypatch.setattr(planning, "choose_recipe", lambda *_, chosen=chosen: chosen)
+        made = TrainOptions(epochs=1, embedding=8)
+        assert not train(
+            [text], tmp_path / "m", made, resume=chosen == "quick", console=quiet(), given={"epochs": 1}
+        ).finished
+    assert seen == [("quality", 1024)] * 2

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -249,10 +249,12 @@ def _prepare(
             corpus = prepare(
                 texts, valid, test, options.text, work, report, processes=options.threads, progress=progress
             )
-        Plan.make(options, corpus)
+        chosen = Plan.make(options, corpus).recipe
         corpus.vocabulary.save(out / files.TOKENIZER)
         names = [str(path.resolve()) for path in (*texts, *valid, *test)]
-        record = {"options": options.as_dict(), "texts": names, "eos": corpus.eos, "split": corpus.split}
+        # The recipe that was chosen stays, though another machine might read the text less often.
+        record = {"options": options.as_dict(), "recipe": chosen, "texts": names}
+        record |= {"eos": corpus.eos, "split": corpus.split}
         write_atomically(work / OPTIONS, json.dumps(record, indent=2) + "\n")
     except BaseException:
         _withdraw(out, made)
@@ -279,7 +281,7 @@ def _stored_options(
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         options = TrainOptions(**record["options"])
-        names = record["texts"]
+        names, recipe = record["texts"], record["recipe"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GlassgateError(f"{path}: is damaged: {error}") from error
     for name in options.differing(given):
@@ -288,7 +290,7 @@ def _stored_options(
         raise GlassgateError(
             f"{path.parent.parent}: a resumed training keeps its texts: expected {', '.join(names)}"
         )
-    return options, record
+    return replace(options, recipe=recipe), record
 
 
 def _kept(name: str, expected: object, came: object) -> GlassgateError:
