@@ -174,13 +174,17 @@ def _find(
     if not (resume and stored.exists()):
         if not texts:
             raise GlassgateError(f"{out}: holds no training to resume, and no text was given to start one")
-        if not (resume and work.exists()):
-            files.make_folder(out)
-        with reporting_disk_errors(work):
-            work.mkdir(exist_ok=True)
+        try:
+            if not (resume and work.exists()):
+                files.make_folder(out)
+            with reporting_disk_errors(work):
+                work.mkdir(exist_ok=True)
+            held.enter_context(_alone(work))
+            return options, _prepare(texts, valid, test, options, out, made, console)
+        except KeyboardInterrupt:  # before `_prepare` could take care of it, or in it
+            _withdraw(out, made)
+            raise
     held.enter_context(_alone(work))
-    if not (resume and stored.exists()):
-        return options, _prepare(texts, valid, test, options, out, made, console)
     options, split = _stored_options(stored, given, [*texts, *valid, *test])
     vocabulary = Vocabulary.load(out / files.TOKENIZER)
     return options, open_tokens(vocabulary, split["eos"], work, split["split"])
