@@ -10,6 +10,7 @@ from glassgate.folder.config import LARGEST_SIZE, Cell, Eos, ModelConfig, Output
 from glassgate.folder.vocabulary import Tokens
 from glassgate.language.corpus import Corpus, TextOptions, count_words
 from glassgate.language.recipes import (
+    LARGE,
     RECIPES,
     Recipe,
     RecipeChoice,
@@ -28,6 +29,7 @@ __all__ = ["Plan", "TrainOptions"]
 DEFAULT_MINUTES = 10.0
 MOST_EPOCHS = 15  # where time alone is given; twice as many do no better, a small text is learned by heart
 MOST_EPOCHS_OF_SMALL = 30  # of a hidden size below 100
+MOST_EPOCHS_OF_LARGE = 10  # of 1,024 units or more, which sixteen do not teach more
 LARGE_VOCABULARY = 10_000  # words from which on `auto` takes the adaptive softmax
 LARGE_BATCH = 40
 MOST_UNSEEN = 1_500  # steps between validations, which cost as much as 50
@@ -175,7 +177,8 @@ class Plan:
       the training text;
     - precision: bf16 where the processor multiplies it faster and the hidden size is 256 or more
       (`choose_precision`);
-    - budget: 10 minutes; and where only time is given at most 15 epochs, 30 of a hidden size below 100.
+    - budget: 10 minutes; and where only time is given at most 15 epochs, 30 of a hidden size below 100, 10
+      of 1,024 or more.
     """
 
     recipe: str
@@ -224,7 +227,7 @@ class Plan:
         minutes = options.minutes or DEFAULT_MINUTES if timed else None
         chosen = _recipe(options, tokens, minutes)
         recipe = _followed(options, chosen)
-        epochs = options.epochs or (MOST_EPOCHS if recipe.hidden >= SMALL else MOST_EPOCHS_OF_SMALL)
+        epochs = options.epochs or _most_epochs(recipe.hidden)
         precision = _precision(options, recipe.hidden)
         expected = expected_epochs(tokens, epochs, minutes, recipe.hidden, precision)
         rate = LEARNING_RATE * (batch / LARGE_BATCH * min(1, WIDE / recipe.hidden)) ** 0.5
@@ -307,7 +310,14 @@ def _recipe(options: TrainOptions, tokens: int, minutes: float | None) -> str:
     if options.recipe != "auto" or options.hidden is not None:
         return "quick" if options.recipe == "auto" else options.recipe
     precision = _precision(options, RECIPES["quality"].hidden)
-    return choose_recipe(tokens, options.epochs or MOST_EPOCHS, minutes, precision)
+    return choose_recipe(tokens, options.epochs or MOST_EPOCHS_OF_LARGE, minutes, precision)
+
+
+def _most_epochs(hidden: int) -> int:
+    """Return how often a text is read at most where time alone is given."""
+    if hidden < SMALL:
+        return MOST_EPOCHS_OF_SMALL
+    return MOST_EPOCHS if hidden < LARGE else MOST_EPOCHS_OF_LARGE
 
 
 def _followed(options: TrainOptions, name: str) -> Recipe:

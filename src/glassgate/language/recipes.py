@@ -10,6 +10,7 @@ from glassgate.kernels import isa
 from glassgate.layers.recurrent import Precision
 
 __all__ = [
+    "LARGE",
     "RECIPES",
     "Recipe",
     "RecipeChoice",
@@ -159,7 +160,7 @@ def choose_dropout(tokens: int, epochs: float, hidden: int) -> float:
     -------
     float
         0.1 up to 3.75 epochs, and 0.3 more for their double; at most 0.5, and for each threefold of
-        700,000 tokens 0.4 less. Of a hidden size of 1,024 or more at least 0.1 up to five epochs, and 0.2
+        700,000 tokens 0.4 less. Of a hidden size of 1,024 or more at least 0.1 up to five epochs, and 0.15
         more for their double, at most 0.5.
 
     Examples
@@ -167,11 +168,11 @@ def choose_dropout(tokens: int, epochs: float, hidden: int) -> float:
     >>> [choose_dropout(500_000, epochs, 512) for epochs in (1, 4, 7.5, 15)]
     [0.1, 0.13, 0.4, 0.5]
     >>> [choose_dropout(2_100_000, 10, hidden) for hidden in (512, 1024)]
-    [0.1, 0.3]
+    [0.1, 0.25]
     """
     most = 0.5 - 0.4 * log(max(tokens / SHORT, 1), 3)
     by_text = min(0.1 + 0.3 * log2(max(epochs / FEW, 1)), most)
-    by_size = min(0.1 + 0.2 * log2(max(epochs / OFTEN, 1)), 0.5) if hidden >= LARGE else 0.1
+    by_size = min(0.1 + 0.15 * log2(max(epochs / OFTEN, 1)), 0.5) if hidden >= LARGE else 0.1
     return round(max(by_text, by_size), 2)
 
 
