@@ -24,7 +24,7 @@ def command(
     ] = None,
     recipe: Annotated[
         Literal["auto", "quick", "quality"] | None,
-        typer.Option(help="Sizes and regularisation; auto is quick.  [auto]"),
+        typer.Option(help="Sizes and regularisation; auto: by text and budget.  [auto]"),
     ] = None,
     cell: Annotated[
         Literal["lstm", "gru"] | None, typer.Option(help="The recurrent cell.  [by recipe]")
@@ -35,7 +35,7 @@ def command(
             help="GRU: reset before the product (the notes) or after (torch).  [before with --cell gru]"
         ),
     ] = None,
-    hidden: Annotated[int | None, typer.Option(help="Hidden size.  [by recipe, 512]")] = None,
+    hidden: Annotated[int | None, typer.Option(help="Hidden size.  [by recipe, 512 or 1,024]")] = None,
     layers: Annotated[int | None, typer.Option(help="Layers.  [by recipe, 1]")] = None,
     embedding: Annotated[
         int | None, typer.Option(help="Width of the word embedding.  [by recipe, 256]")
@@ -79,7 +79,7 @@ def command(
     batch: Annotated[int | None, typer.Option(help="Parallel streams.  [by text size, 8 to 40]")] = None,
     unroll: Annotated[int | None, typer.Option(help="Steps of truncated BPTT.  [35]")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Peak of the one-cycle.  [0.008 at 40 streams]")
+        float | None, typer.Option(help="Peak of the one-cycle.  [0.008 for 40 streams and 512 units]")
     ] = None,
     weight_decay: Annotated[
         float | None, typer.Option(help="Of AdamW.  [by recipe, text and budget]")

@@ -11,11 +11,13 @@ from glassgate.folder.vocabulary import Tokens
 from glassgate.language.corpus import Corpus, TextOptions, count_words
 from glassgate.language.recipes import (
     LARGE,
+    LARGE_BATCH,
     RECIPES,
     Recipe,
     RecipeChoice,
     choose_dropout,
     choose_precision,
+    choose_rate,
     choose_recipe,
     choose_weight_decay,
     expected_epochs,
@@ -31,7 +33,6 @@ MOST_EPOCHS = 15  # where time alone is given; twice as many do no better, a sma
 MOST_EPOCHS_OF_SMALL = 30  # of a hidden size below 100
 MOST_EPOCHS_OF_LARGE = 10  # of 1,024 units or more, which sixteen do not teach more
 LARGE_VOCABULARY = 10_000  # words from which on `auto` takes the adaptive softmax
-LARGE_BATCH = 40
 MOST_UNSEEN = 1_500  # steps between validations, which cost as much as 50
 SMALL = 100  # hidden size below which a model can hardly learn its text, and nothing is regularised
 STEPS_PER_EPOCH = 200  # at least so many, as far as the batch can shrink
@@ -56,8 +57,6 @@ MOST = {
     "minutes": 525_600,  # a year
 }
 BYTES = 16  # that a weight takes in training: itself, its gradient and two moments, in float32
-LEARNING_RATE = 8e-3  # at a batch of 40 streams; a smaller one follows the square root
-WIDE = 512  # hidden size up to which the rate stays; of a larger one it falls with the square root
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,8 +229,7 @@ class Plan:
         epochs = options.epochs or _most_epochs(recipe.hidden)
         precision = _precision(options, recipe.hidden)
         expected = expected_epochs(tokens, epochs, minutes, recipe.hidden, precision)
-        rate = LEARNING_RATE * (batch / LARGE_BATCH * min(1, WIDE / recipe.hidden)) ** 0.5
-        rate = options.learning_rate or rate
+        rate = options.learning_rate or choose_rate(batch, recipe.hidden)
         words = len(corpus.vocabulary)
         output: Output = "adaptive" if words >= LARGE_VOCABULARY else "full"
         if options.output != "auto":
@@ -306,9 +304,10 @@ def _precision(options: TrainOptions, hidden: int) -> Precision:
 
 
 def _recipe(options: TrainOptions, tokens: int, minutes: float | None) -> str:
-    """Return the name of the recipe; who says the hidden size has said what they differ in."""
-    if options.recipe != "auto" or options.hidden is not None:
-        return "quick" if options.recipe == "auto" else options.recipe
+    if options.recipe != "auto":
+        return options.recipe
+    if options.hidden is not None:
+        return "quick"  # the recipes differ in nothing else
     precision = _precision(options, RECIPES["quality"].hidden)
     return choose_recipe(tokens, options.epochs or MOST_EPOCHS_OF_LARGE, minutes, precision)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import log, log2
+from math import log, log2, sqrt
 from typing import Literal, TypeAlias
 
 from glassgate.folder.config import Cell, Reset
@@ -11,25 +11,30 @@ from glassgate.layers.recurrent import Precision
 
 __all__ = [
     "LARGE",
+    "LARGE_BATCH",
     "RECIPES",
     "Recipe",
     "RecipeChoice",
     "choose_dropout",
     "choose_precision",
+    "choose_rate",
     "choose_recipe",
     "choose_weight_decay",
     "expected_epochs",
 ]
 
 RecipeChoice: TypeAlias = Literal["auto", "quick", "quality"]
+USUAL = 512  # hidden size for which the learning rate and the cost of a word are known
+LEARNING_RATE = 8e-3  # of that size at a batch of 40 streams
+LARGE_BATCH = 40  # streams
 # Microseconds that a word of 33,278 takes in training on two cores, measured: for output and optimiser, and
-# for the recurrence of 512 units, which grows as their square.
+# for the recurrence of the usual size, which grows as its square.
 COST: Mapping[Precision, tuple[float, float]] = {"fp32": (60, 60), "bf16": (24, 10)}
 LONG = 1_500_000  # tokens from which a text has enough to tell a GRU of 1,024
 OFTEN = 5  # epochs that such a GRU wants
 LARGE = 1_024  # hidden size that learns a long text by heart too
 SHORT = 700_000  # tokens up to which a text that is read often bears the most dropout
-WIDE = 256  # hidden size from which products are most of a step
+ROUNDED = 256  # hidden size from which products are so much of a step that bf16 pays
 FEW = 3.75  # epochs up to which weight decay does nearly all that a text needs against being learned by heart
 
 
@@ -141,7 +146,30 @@ def expected_epochs(
     if minutes is None:
         return epochs
     other, recurrence = COST[precision]
-    return min(epochs, minutes * 60e6 / tokens / (other + recurrence * (hidden / 512) ** 2))
+    return min(epochs, minutes * 60e6 / tokens / (other + recurrence * (hidden / USUAL) ** 2))
+
+
+def choose_rate(batch: int, hidden: int) -> float:
+    """Return the highest learning rate where nobody says.
+
+    Parameters
+    ----------
+    batch
+        Streams that are read at once.
+    hidden
+        The hidden size.
+
+    Returns
+    -------
+    float
+        0.008 sqrt(batch / 40), times sqrt(512 / hidden) where that is below 1.
+
+    Examples
+    --------
+    >>> [choose_rate(40, 512), choose_rate(10, 512), choose_rate(10, 2048)]
+    [0.008, 0.004, 0.002]
+    """
+    return LEARNING_RATE * sqrt(batch / LARGE_BATCH * min(1, USUAL / hidden))
 
 
 def choose_dropout(tokens: int, epochs: float, hidden: int) -> float:
@@ -195,7 +223,7 @@ def choose_precision(hidden: int) -> Precision:
     >>> choose_precision(100)
     'fp32'
     """
-    return "bf16" if hidden >= WIDE and isa() in ("avx512bf16", "amx") else "fp32"
+    return "bf16" if hidden >= ROUNDED and isa() in ("avx512bf16", "amx") else "fp32"
 
 
 def choose_weight_decay(tokens: int, epochs: float, rate: float) -> float:

@@ -142,8 +142,7 @@ class Trainer:
         if self.writes:
             self._cut_metrics()
             write_atomically(self.out / files.CONFIG, self.plan.config.to_json())
-        weights = sum(parameter.numel() for parameter in self.model.parameters())
-        self.display.say(introduction(self.plan, weights, self.progress.step))
+        self.display.say(introduction(self.plan, self._weights(), self.progress.step))
         self.ticked = self.saved = time.monotonic()
         with _stop_requested() as stop, self.display:
             stopped = bool(self.ranks.first(stop.is_set()))
@@ -285,8 +284,7 @@ class Trainer:
             )
         text = f"{len(self.corpus.train):,} tokens; {self.corpus.split}"
         training = training_rows(plan, self.options, text, progress)
-        weights = sum(parameter.numel() for parameter in self.model.parameters())
-        card = write_card(plan.config, weights, self.corpus.vocabulary.lowercase, training, measured)
+        card = write_card(plan.config, self._weights(), self.corpus.vocabulary.lowercase, training, measured)
         write_atomically(self.out / files.CARD, card)
 
     def _interrupted(self) -> Outcome:
@@ -326,8 +324,11 @@ class Trainer:
         streams = max(1, min(10, len(tokens) // 1_000))
         return perplexity(self.model, tokens, self.corpus.vocabulary.eos, streams) if self.writes else 0.0
 
+    def _weights(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
     def _epoch(self) -> float:
-        return self.progress.step / len(self.streams)
+        return self.progress.step / self.plan.steps_per_epoch
 
     def _append(self, values: dict[str, Any]) -> None:
         row = {"step": self.progress.step, "epoch": round(self._epoch(), 4), **values}

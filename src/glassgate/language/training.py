@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -40,6 +40,34 @@ How: TypeAlias = tuple[float, Console, Ranks, torch.device]  # what no result de
 OPTIONS = "options.json"  # what was asked for, and of which text; written when all is tokenised
 LOCK = "lock"  # a file of the work folder, locked as long as a process trains there
 SOON = 5.0  # seconds after which whoever waits for the text to be read is told how far it is
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What `train` was called with; ``given`` are the options that a resumed training is told anew."""
+
+    out: Path
+    options: TrainOptions
+    texts: Sequence[Path]
+    valid: Sequence[Path]
+    test: Sequence[Path]
+    resume: bool
+    given: dict[str, Any]
+
+    @property
+    def all_texts(self) -> list[Path]:
+        return [*self.texts, *self.valid, *self.test]
+
+    def folders_to_make(self) -> list[Path]:
+        """Return the folders that it will have made, the innermost first."""
+        work = self.out / WORK
+        if self.resume and work.exists() and not (work / OPTIONS).exists():
+            return [self.out]  # by a run that was killed while it tokenised
+        return [folder for folder in (self.out, *self.out.parents) if not folder.exists()]
+
+
+class _TakenError(GlassgateError):
+    """Another process trains in the folder: nothing in it is ours."""
 
 
 def train(
@@ -104,7 +132,7 @@ def train(
     with computing(place), joined(place) as ranks:
         how = (save_every, console or Console(stderr=True), ranks, place)
         if ranks.rank == 0:
-            return _first(texts, out, options, valid, test, resume, given or {}, how)
+            return _first(_Task(out, options, texts, valid, test, resume, given or {}), how)
         if not ranks.first(False):  # there is nothing to train, and the first process has said why
             return Outcome(True, {})
         options, split = _stored_options(out / WORK / OPTIONS, {}, ())
@@ -112,24 +140,13 @@ def train(
         return _run(out, options, corpus, (save_every, Console(quiet=True), ranks, place))
 
 
-def _first(
-    texts: Sequence[Path],
-    out: Path,
-    options: TrainOptions,
-    valid: Sequence[Path],
-    test: Sequence[Path],
-    resume: bool,
-    given: dict[str, Any],
-    how: How,
-) -> Outcome:
+def _first(task: _Task, how: How) -> Outcome:
     """Prepare the text, tell the other processes whether it is there, and train."""
     _, console, ranks, _ = how
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    if resume and (out / WORK).exists() and not (out / WORK / OPTIONS).exists():
-        made = [out]  # by a run that was killed while it tokenised
+    out, made = task.out, task.folders_to_make()
     with ExitStack() as held:
         try:
-            found = _find(texts, out, options, valid, test, resume, given, made, console, held)
+            found = _find(task, made, console, held)
         except BaseException:
             with suppress(GlassgateError):  # that another process is gone as well
                 ranks.first(False)
@@ -151,43 +168,35 @@ def _first(
 
 
 def _find(
-    texts: Sequence[Path],
-    out: Path,
-    options: TrainOptions,
-    valid: Sequence[Path],
-    test: Sequence[Path],
-    resume: bool,
-    given: dict[str, Any],
-    made: Sequence[Path],
-    console: Console,
-    held: ExitStack,
+    task: _Task, made: Sequence[Path], console: Console, held: ExitStack
 ) -> tuple[TrainOptions, Corpus] | None:
     """Return what to train, with the folder locked in ``held``; None where the training is finished."""
-    work = out / WORK
-    stored = work / OPTIONS
-    if resume and (out / files.WEIGHTS).exists() and not work.exists():
-        unseen = _check_finished(out, given)
+    out, work = task.out, task.out / WORK
+    if task.resume and (out / files.WEIGHTS).exists() and not work.exists():
+        unseen = _check_finished(out, task.given)
         discard(out)
         line = f"{out}: the training is finished, there is nothing to resume"
         _say(console, line + (f"; without effect: {', '.join(unseen)}" if unseen else ""))
         return None
-    if not (resume and stored.exists()):
-        if not texts:
-            raise GlassgateError(f"{out}: holds no training to resume, and no text was given to start one")
-        try:
-            if not (resume and work.exists()):
-                files.make_folder(out)
-            with reporting_disk_errors(work):
-                work.mkdir(exist_ok=True)
-            held.enter_context(_alone(work))
-            return options, _prepare(texts, valid, test, options, out, made, console)
-        except KeyboardInterrupt:  # before `_prepare` could take care of it, or in it
-            _withdraw(out, made)
-            raise
-    held.enter_context(_alone(work))
-    options, split = _stored_options(stored, given, [*texts, *valid, *test])
-    vocabulary = Vocabulary.load(out / files.TOKENIZER)
-    return options, open_tokens(vocabulary, split["eos"], work, split["split"])
+    if task.resume and (work / OPTIONS).exists():
+        held.enter_context(_alone(work))
+        options, split = _stored_options(work / OPTIONS, task.given, task.all_texts)
+        vocabulary = Vocabulary.load(out / files.TOKENIZER)
+        return options, open_tokens(vocabulary, split["eos"], work, split["split"])
+    if not task.texts:
+        raise GlassgateError(f"{out}: holds no training to resume, and no text was given to start one")
+    if not (task.resume and work.exists()):
+        files.make_folder(out)
+    try:
+        with reporting_disk_errors(work):
+            work.mkdir(exist_ok=True)
+        held.enter_context(_alone(work))
+        return task.options, _prepare(task, console)
+    except _TakenError:
+        raise
+    except BaseException:
+        _withdraw(out, made)
+        raise
 
 
 @contextmanager
@@ -204,7 +213,7 @@ def _alone(work: Path) -> Iterator[None]:
         except OSError:  # a file system without locks is no reason not to train
             pass
         if taken or not path.exists():  # it goes with the folder when the other one ends
-            raise GlassgateError(f"{work.parent}: another process trains there: wait for its end, or stop it")
+            raise _TakenError(f"{work.parent}: another process trains there: wait for its end, or stop it")
         yield
 
 
@@ -227,42 +236,30 @@ def _run(out: Path, options: TrainOptions, corpus: Corpus, how: How) -> Outcome:
         torch.set_num_threads(threads)
 
 
-def _prepare(
-    texts: Sequence[Path],
-    valid: Sequence[Path],
-    test: Sequence[Path],
-    options: TrainOptions,
-    out: Path,
-    made: Sequence[Path],
-    console: Console,
-) -> Corpus:
+def _prepare(task: _Task, console: Console) -> Corpus:
     """Tokenise; options.json, written last, says that all is there."""
+    out, options = task.out, task.options
     work = out / WORK
-    try:
-        with ExitStack() as shown:
-            display: list[ProgressDisplay] = []
+    with ExitStack() as shown:
+        display: list[ProgressDisplay] = []
 
-            def progress(share: float, text: str) -> None:
-                if not display and time.monotonic() - started > SOON:
-                    display.append(shown.enter_context(ProgressDisplay(console, "tokenising")))
-                if display:
-                    display[0].update(share, text)
+        def progress(share: float, text: str) -> None:
+            if not display and time.monotonic() - started > SOON:
+                display.append(shown.enter_context(ProgressDisplay(console, "tokenising")))
+            if display:
+                display[0].update(share, text)
 
-            started = time.monotonic()
-            report = partial(_say, console)
-            corpus = prepare(
-                texts, valid, test, options.text, work, report, processes=options.threads, progress=progress
-            )
-        chosen = Plan.make(options, corpus).recipe
-        corpus.vocabulary.save(out / files.TOKENIZER)
-        names = [str(path.resolve()) for path in (*texts, *valid, *test)]
-        # The recipe that was chosen stays, though another machine might read the text less often.
-        record = {"options": options.as_dict(), "recipe": chosen, "texts": names}
-        record |= {"eos": corpus.eos, "split": corpus.split}
-        write_atomically(work / OPTIONS, json.dumps(record, indent=2) + "\n")
-    except BaseException:
-        _withdraw(out, made)
-        raise
+        started = time.monotonic()
+        texts = (task.texts, task.valid, task.test)
+        report = partial(_say, console)
+        corpus = prepare(*texts, options.text, work, report, processes=options.threads, progress=progress)
+    chosen = Plan.make(options, corpus).recipe
+    corpus.vocabulary.save(out / files.TOKENIZER)
+    names = [str(path.resolve()) for path in task.all_texts]
+    # The recipe that was chosen stays, though another machine might read the text less often.
+    record = {"options": options.as_dict(), "recipe": chosen, "texts": names}
+    record |= {"eos": corpus.eos, "split": corpus.split}
+    write_atomically(work / OPTIONS, json.dumps(record, indent=2) + "\n")
     return corpus
 
 
