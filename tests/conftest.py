@@ -40,6 +40,23 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 
 
 @pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a model folder to serve; a module that wants another has a fixture of this name."""
+    from serving import write_folder
+
+    return write_folder(tmp_path_factory.mktemp("served") / "drawn")
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path) -> "Iterator[Client]":
+    """Serve the folder, for all tests of a module."""
+    from serving import serving
+
+    with serving(folder) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
 def browser() -> "Iterator[Browser]":
     """Return Chromium without a window."""
     path = shutil.which("chromium") or shutil.which("chromium-browser")

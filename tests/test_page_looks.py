@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,7 +17,7 @@ from playwright.sync_api import Page, Route
 from glassgate import load
 from glassgate.lens.explore import packed
 from paging import LINK, TEXT, Open, becomes, saved
-from serving import WORDS, Client, serving, write_folder
+from serving import WORDS, Client, write_folder
 
 PAPER = {"light": "fcfbf8", "dark": "15171a"}
 LONG = "disinterestedness conversation"
@@ -32,12 +32,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     course += [{"step": step, "valid_perplexity": 120 / step} for step in (25, 50)]
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, course)))
     return folder
-
-
-@pytest.fixture(scope="module")
-def client(folder: Path) -> Iterator[Client]:
-    with serving(folder) as client:
-        yield client
 
 
 def texts(page: Page, folder: Path, button: str = "#svg") -> list[ElementTree.Element]:

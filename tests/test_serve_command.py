@@ -18,11 +18,6 @@ from glassgate.server import exercise
 from serving import serving, write_folder
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("served") / "drawn")
-
-
 @pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_until_a_signal_and_ends_well(folder: Path, ended_by: signal.Signals) -> None:
     command = [sys.executable, "-m", "glassgate", "serve", str(folder), "--port", "0"]

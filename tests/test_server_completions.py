@@ -20,19 +20,8 @@ with warnings.catch_warnings():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("served") / "drawn")
-
-
-@pytest.fixture(scope="module")
 def model(folder: Path) -> Model:
     return load(folder)
-
-
-@pytest.fixture(scope="module")
-def client(folder: Path) -> Iterator[Client]:
-    with serving(folder) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import re
 import selectors
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,7 @@ import pytest
 
 from glassgate.server import connections
 from glassgate.server.bodies import LARGEST_BODY
-from serving import GET, POST, WHOLE, Client, raw, serving, statuses, write_folder
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("served") / "drawn")
-
-
-@pytest.fixture(scope="module")
-def client(folder: Path) -> Iterator[Client]:
-    with serving(folder) as client:
-        yield client
+from serving import GET, POST, WHOLE, Client, raw, serving, statuses
 
 
 def test_large_bodies(client: Client) -> None:

@@ -3,7 +3,6 @@
 import json
 import socket
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,7 @@ import pytest
 
 from glassgate.server import completions, connection, guard, running, service
 from glassgate.server.pace import Pace
-from serving import POST, WHOLE, Client, raw, serving, statuses, write_folder
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("served") / "drawn")
-
-
-@pytest.fixture(scope="module")
-def client(folder: Path) -> Iterator[Client]:
-    with serving(folder) as client:
-        yield client
+from serving import POST, WHOLE, Client, raw, serving, statuses
 
 
 def slow(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
