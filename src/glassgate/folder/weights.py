@@ -103,8 +103,7 @@ def map_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
     """Map exactly the tensors that are expected, as they are stored: read-only, and not copied.
 
     Every value is read once, to see that it is a finite number. Processes that map one file share its
-    memory. The map stays valid when the file is replaced or
-    removed, as `save_weights` does it.
+    memory. The map stays valid when the file is replaced or removed, as `save_weights` does it.
 
     Parameters
     ----------

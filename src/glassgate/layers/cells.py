@@ -1,6 +1,6 @@
 """One step at a time: torch's LSTMCell and GRUCell on the kernels."""
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,14 @@ from glassgate.layers import operators, reference
 from glassgate.layers.scanning import WEIGHT_NAMES, Scanning, say_once
 
 __all__ = ["GRUCell", "LSTMCell"]
+
+
+class _Path(NamedTuple):
+    """Who computes a step, torch's own cell, the kernel or torch's operations, and under which autocast."""
+
+    theirs: bool
+    kernel: bool
+    autocast: torch.dtype | None
 
 
 class _Cell(Scanning, nn.RNNCellBase):
@@ -32,7 +40,7 @@ class _Cell(Scanning, nn.RNNCellBase):
             return f"autocast to {autocast}"
         return "" if x.dtype in operators.KERNEL_DTYPES else str(x.dtype)
 
-    def _left_to_torch(self, x: Tensor) -> bool:
+    def _choose(self, x: Tensor) -> _Path:
         if not isinstance(x, Tensor):
             raise self._error(f"the input must be a tensor, got {type(x).__name__}")
         autocast = self._autocast(x)
@@ -42,9 +50,9 @@ class _Cell(Scanning, nn.RNNCellBase):
         who = "torch's own path computes" if theirs else "plain torch operations compute, slowly"
         if lacks:
             say_once(f"{type(self).__name__}: no kernel for {lacks}, {who}")
-        return theirs
+        return _Path(theirs, not lacks, autocast)
 
-    def _step(self, x: Tensor, *states: Tensor | None) -> list[Tensor]:
+    def _step(self, path: _Path, x: Tensor, *states: Tensor | None) -> list[Tensor]:
         if x.dim() not in (1, 2) or x.shape[-1] != self.input_size:
             expected = f"[N, {self.input_size}] or [{self.input_size}]"
             raise self._error(f"the input must be {expected}, got {list(x.shape)}")
@@ -56,13 +64,13 @@ class _Cell(Scanning, nn.RNNCellBase):
                 raise self._error(f"{name} must be a tensor, got {type(state).__name__}")
             if state.shape != shape:
                 raise self._error(f"{name} must be {list(shape)}, got {list(state.shape)}")
-        dtype, autocast = x.dtype, self._autocast(x)
+        dtype, autocast = x.dtype, path.autocast
         tensors = (x.reshape(1, -1, self.input_size), *map(self._weight, WEIGHT_NAMES), *states)
         if autocast is not None:
             tensors = tuple(t if t is None else t.float() for t in tensors)
         steps, weights, before = tensors[0], tensors[1:5], list(tensors[5:])
-        kernel, bf16 = not self._lacks(x, autocast), autocast == torch.bfloat16
-        call = self._begin(kernel, self._kind(), steps, before, shape[:-1], bf16=bf16)
+        bf16 = autocast == torch.bfloat16
+        call = self._begin(path.kernel, self._kind(), steps, before, shape[:-1], bf16=bf16)
         call.layer("", steps, weights, False)
         return call.finals() if autocast is None else [state.to(dtype) for state in call.finals()]
 
@@ -106,9 +114,10 @@ class LSTMCell(_Cell, nn.LSTMCell):
         """Take one step: input [N, I] or [I], hx the pair (h, c) of [N, H] or [H]; returns the new pair."""
         if hx is not None and not (isinstance(hx, (tuple, list)) and len(hx) == 2):
             raise self._error(f"hx must be the pair (h, c), got {type(hx).__name__}")
-        if self._left_to_torch(input):
+        path = self._choose(input)
+        if path.theirs:
             return super().forward(input, hx)
-        h, c = self._step(input, *((None, None) if hx is None else hx))
+        h, c = self._step(path, input, *((None, None) if hx is None else hx))
         return h, c
 
 
@@ -153,6 +162,7 @@ class GRUCell(_Cell, nn.GRUCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:  # noqa: A002  # torch's own name
         """Take one step: input [N, I] or [I], hx [N, H] or [H]; returns the new state."""
-        if self._left_to_torch(input):
+        path = self._choose(input)
+        if path.theirs:
             return super().forward(input, hx)
-        return self._step(input, hx)[0]
+        return self._step(path, input, hx)[0]

@@ -50,28 +50,24 @@ def _softmax(
     """Return the losses of the rows under one softmax; write ``scale`` times their gradients, add d.h."""
     if layout.bf16:
         return _rounded_softmax(h, V, c, targets, scale, layout, d)
-    losses, entries = h.new_empty(len(h)), len(V)
-    parts, space = _chunks(h, entries, layout.chunk)
+    losses = h.new_empty(len(h))
+    parts, space = _chunks(h, len(V), layout.chunk)
     for part in parts:
-        start, logits = part.start, space[: part.stop - part.start]
+        logits = space[: part.stop - part.start]
         torch.mm(h[part], V.t(), out=logits)
         _native.softmax_loss(
             logits.dtype == torch.float64,
             len(logits),
-            entries,
-            entries,
-            logits.data_ptr(),
-            None if c is None else c.data_ptr(),
-            targets.data_ptr() + start * targets.element_size(),
-            scale,
-            losses.data_ptr() + start * losses.element_size(),
+            len(V),
+            len(V),
+            *_pointers(logits, c, targets[part], scale, losses[part]),
         )
         if d.h is not None:
             d.h[part].addmm_(logits, V)
         if d.V is not None:
-            d.V.addmm_(logits.t(), h[part], beta=min(start, 1))
+            d.V.addmm_(logits.t(), h[part], beta=min(part.start, 1))
         if d.c is not None:
-            torch.sum(logits, 0, out=d.c) if start == 0 else d.c.add_(logits.sum(0))
+            torch.sum(logits, 0, out=d.c) if part.start == 0 else d.c.add_(logits.sum(0))
     return losses
 
 
@@ -79,30 +75,33 @@ def _rounded_softmax(
     h: Tensor, V: Tensor, c: Tensor | None, targets: Tensor, scale: float, layout: Layout, d: _Wanted
 ) -> Tensor:
     """Do the same with factors and logits of bfloat16, twice as many at once: they are half as long."""
-    losses, entries = h.new_empty(len(h)), len(V)
+    losses = h.new_empty(len(h))
     h, V = h.bfloat16(), V.bfloat16()
-    parts, space = _chunks(h, entries, 2 * layout.chunk)
-    if d.c is not None:
-        d.c.zero_()
+    parts, space = _chunks(h, len(V), 2 * layout.chunk)
+    d_c = None if d.c is None else d.c.zero_().data_ptr()
     for part in parts:
-        start, logits = part.start, space[: part.stop - part.start]
+        logits = space[: part.stop - part.start]
         torch.mm(h[part], V.t(), out=logits)
         _native.rounded_softmax_loss(
             len(logits),
-            entries,
-            logits.data_ptr(),
-            None if c is None else c.data_ptr(),
-            targets.data_ptr() + start * targets.element_size(),
-            scale,
-            losses.data_ptr() + start * losses.element_size(),
-            None if d.c is None else d.c.data_ptr(),
+            len(V),
+            *_pointers(logits, c, targets[part], scale, losses[part]),
+            d_c,
         )
         if d.h is not None:
             d.h[part].add_(logits @ V)
         if d.V is not None:
             d_V = logits.t() @ h[part]
-            d.V.copy_(d_V) if start == 0 else d.V.add_(d_V)
+            d.V.copy_(d_V) if part.start == 0 else d.V.add_(d_V)
     return losses
+
+
+def _pointers(
+    logits: Tensor, c: Tensor | None, targets: Tensor, scale: float, losses: Tensor
+) -> tuple[int, int | None, int, float, int]:
+    """Return what both kernels take: they write the losses, and the logits' gradients in their place."""
+    bias = None if c is None else c.data_ptr()
+    return logits.data_ptr(), bias, targets.data_ptr(), scale, losses.data_ptr()
 
 
 def _chunks(h: Tensor, entries: int, most: int) -> tuple[list[slice], Tensor]:

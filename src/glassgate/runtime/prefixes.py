@@ -13,9 +13,7 @@ from glassgate.folder.vocabulary import Vocabulary, quoted
 __all__ = ["Prefixes"]
 
 LAST = "\U0010ffff"  # the last character: a prefix and this is beyond every word that begins with it
-NEIGHBOURS = (
-    500  # words before and after a spelling that are compared with it, whatever the vocabulary's size
-)
+NEIGHBOURS = 500  # words before and after a spelling that are compared with it, however many there are
 
 
 class Prefixes:
