@@ -1,5 +1,8 @@
 """The best words, exactly, and the clusters that are passed by on the way to them."""
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -8,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from by_hand import drawn_weights
+from glassgate import kernels
 from glassgate.errors import GlassgateError
 from glassgate.folder.compact import Stored, packed
 from glassgate.folder.config import ModelConfig
@@ -157,6 +161,51 @@ def test_a_sketch_rules_out_what_a_share_cannot(count: int) -> None:
     assert (first[0][0] < 10).all()
     with pytest.raises(GlassgateError, match="are no numbers"):
         output_of(config, weights).best(h, 5)
+
+
+@pytest.mark.parametrize("name", ["baseline", "avx2"])
+def test_sketches_are_as_good_with_every_instruction_set(name: str) -> None:
+    """The tests that need them, in a process of its own: the set is chosen once."""
+    if name == "avx2" and kernels.isa() == "baseline":
+        pytest.skip("this machine has no AVX2")
+    chosen = [
+        "in_every_form",
+        "sketch_rules_out",
+        "wide_bound",
+        "many_sketches",
+        "its_sketch_says",
+        "to_the_bit",
+    ]
+    tests = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        __file__,
+        "-k",
+        " or ".join(chosen),
+    ]
+    environment = {**os.environ, "GLASSGATE_ISA": name}
+    done = subprocess.run(tests, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "\n9 passed" in done.stdout
+
+
+@pytest.mark.parametrize("width", [5, 32, 71])
+def test_many_sketches_at_once_are_those_of_each_alone(width: int) -> None:
+    """Products of several rows with several h, none of them a multiple of what is computed at once."""
+    config, weights = barred((10, 75, 203, 70), [2.0, 2.0, 2.0], width)
+    output = output_of(config, weights)
+    h = np.random.default_rng(width).normal(size=(7, width)).astype(np.float32)
+    output.best(h, 5)  # makes the sketches
+    for _ in range(2):
+        for count in (1, 2, 3, 4, 5, 7):
+            for row, (numbers, y) in zip(h, output.best(h[:count], 5), strict=False):
+                logs = output.log_probabilities(row[None])[0]
+                assert numbers.tolist() == np.argsort(-logs, kind="stable")[:5].tolist()
+                np.testing.assert_allclose(y, np.exp(logs[numbers]), rtol=CLOSE)
 
 
 def test_a_row_of_a_wide_bound_is_looked_at_before_its_cluster() -> None:

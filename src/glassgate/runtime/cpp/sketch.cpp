@@ -8,11 +8,8 @@
 // e_j is the row's own error times |h| (Cauchy and Schwarz), what rounding h to 16 bits adds, and what float32 may round.
 #include "sketch.hpp"
 
+#include "integers.hpp"
 #include "softmax.hpp"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 namespace glassgate::runtime {
 
@@ -20,9 +17,7 @@ namespace {
 
 constexpr float ulp = 1.2e-7f;     // more than twice float32's rounding
 constexpr double room = 1 + 1e-5;  // for what the norms round
-constexpr Index several = 4;       // rows that share the loads of h
 constexpr Index near = 16;         // rows that stay in the first-level cache while every h passes by
-constexpr Index lanes16 = 16;      // numbers of 16 bits in a vector
 constexpr Index largest = 127;
 
 // What a row of V says exactly, and its nearest whole numbers.
@@ -45,88 +40,6 @@ INLINE std::int8_t whole(double value) {  // what is no number becomes one, and 
     const double bound = value > -largest ? value < largest ? value : largest : -largest;
     return std::int8_t(std::nearbyint(bound));
 }
-
-// sums[r] = sum_j q[r][j] x[j] for the rows of a block.
-void plain_products(Index rows, Index width, const std::int8_t* q, const std::int16_t* x, std::int32_t* sums) {
-    for (Index r = 0; r < rows; ++r) {
-        std::int32_t sum = 0;
-        for (Index j = 0; j < width; ++j) sum += std::int32_t(q[r * width + j]) * x[j];
-        sums[r] = sum;
-    }
-}
-// The same for two h; rows in 16 bits, `stride` apart.
-void plain_products(Index rows, Index stride, const std::int16_t* q, const std::int16_t* x, const std::int16_t* y,
-                    std::int32_t* of_x, std::int32_t* of_y) {
-    for (Index r = 0; r < rows; ++r) {
-        std::int32_t first = 0, second = 0;
-        for (Index j = 0; j < stride; ++j) {
-            first += std::int32_t(q[r * stride + j]) * x[j];
-            second += std::int32_t(q[r * stride + j]) * y[j];
-        }
-        of_x[r] = first, of_y[r] = second;
-    }
-}
-
-#if defined(__x86_64__)
-#define AVX2 __attribute__((target("avx2")))
-
-AVX2 INLINE std::int32_t total(__m256i sums) {
-    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4E));
-    return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xB1)));
-}
-
-AVX2 void fast_products(Index rows, Index width, const std::int8_t* q, const std::int16_t* x, std::int32_t* sums) {
-    constexpr Index ahead = 4096;  // bytes that are asked for before they are needed
-    for (Index r = 0; r < rows; r += several) {
-        const std::int8_t* row[several];
-        for (Index i = 0; i < several; ++i) row[i] = q + std::min(r + i, rows - 1) * width;
-        __m256i part[several] = {};
-        Index j = 0;
-        for (; j + lanes16 <= width; j += lanes16) {
-            const __m256i h = _mm256_load_si256(reinterpret_cast<const __m256i*>(x + j));
-            for (Index i = 0; i < several; ++i) {
-                const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(row[i] + j));
-                part[i] = _mm256_add_epi32(part[i], _mm256_madd_epi16(h, _mm256_cvtepi8_epi16(v)));
-            }
-            _mm_prefetch(reinterpret_cast<const char*>(row[0] + several * j + ahead), _MM_HINT_T0);
-        }
-        for (Index i = 0; i < several; ++i) {
-            std::int32_t sum = total(part[i]);
-            for (Index k = j; k < width; ++k) sum += std::int32_t(row[i][k]) * x[k];
-            sums[r + i] = sum;
-        }
-    }
-}
-
-AVX2 INLINE __m256i at(const std::int16_t* from) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(from)); }
-
-AVX2 void fast_products(Index rows, Index stride, const std::int16_t* q, const std::int16_t* x, const std::int16_t* y,
-                        std::int32_t* of_x, std::int32_t* of_y) {
-    for (Index r = 0; r < rows; r += several) {
-        const std::int16_t* row[several];
-        for (Index i = 0; i < several; ++i) row[i] = q + std::min(r + i, rows - 1) * stride;
-        __m256i first[several] = {}, second[several] = {};
-        for (Index j = 0; j < stride; j += lanes16) {
-            const __m256i g = at(x + j), h = at(y + j);
-            for (Index i = 0; i < several; ++i) {
-                const __m256i v = at(row[i] + j);
-                first[i] = _mm256_add_epi32(first[i], _mm256_madd_epi16(g, v));
-                second[i] = _mm256_add_epi32(second[i], _mm256_madd_epi16(h, v));
-            }
-        }
-        for (Index i = 0; i < several; ++i) of_x[r + i] = total(first[i]), of_y[r + i] = total(second[i]);
-    }
-}
-
-template <class... Arguments> void block_products(Arguments... arguments) {
-    static const bool fast = __builtin_cpu_supports("avx2");
-    if (fast) fast_products(arguments...);
-    else plain_products(arguments...);
-}
-#else
-template <class... Arguments> void block_products(Arguments... arguments) { plain_products(arguments...); }
-#endif
 
 std::int16_t* aligned(std::vector<std::int16_t>& memory, Index size) {
     constexpr Index line = 32;  // a vector that lies across two cache lines takes two reads
@@ -243,17 +156,17 @@ void Sketch::bound(const Rounded& h, const std::vector<Index>& chosen, float* le
     std::vector<Seen> seen(count);
     std::vector<std::int16_t> memory;
     std::int16_t* const wide = count > 1 ? aligned(memory, near * h.stride) : nullptr;  // rows of V that all h share
-    std::vector<std::int32_t> sums((count + 1) * block);
+    std::vector<const std::int16_t*> integers;
+    for (const Index m : chosen) integers.push_back(h.integers(m));
+    std::vector<std::int32_t> sums((count + several - 1) * block);
     for (Index start = 0; start < rows_; start += block) {
         const Index rows = std::min(block, rows_ - start);
         const std::int8_t* const q = integers_ + start * width_;
-        if (count == 1) block_products(rows, width_, q, h.integers(chosen[0]), sums.data());
+        if (count == 1) integer_products(rows, width_, q, integers[0], sums.data());
         for (Index r = 0; count > 1 && r < rows; r += near) {
             const Index some = std::min(near, rows - r);
-            for (Index i = 0; i < some; ++i) std::copy(q + (r + i) * width_, q + (r + i + 1) * width_, wide + i * h.stride);
-            for (Index m = 0; m < count; m += 2)  // an odd last one is its own companion, behind the sums of all
-                block_products(some, h.stride, wide, h.integers(chosen[m]), h.integers(chosen[std::min(m + 1, count - 1)]),
-                               sums.data() + m * block + r, sums.data() + (m + 1) * block + r);
+            for (Index i = 0; i < some; ++i) widen(width_, q + (r + i) * width_, wide + i * h.stride);
+            integer_products(some, h.stride, wide, count, integers.data(), sums.data() + r, block);
         }
         for (Index i = 0; i < count; ++i)
             see(seen[i],
