@@ -18,6 +18,7 @@ import glassgate
 from glassgate import equations
 from glassgate.errors import GlassgateError
 from glassgate.layers import scanning
+from glassgate.layers.recurrent import _dropped
 
 CLASSES = ["LSTM", "GRU"]
 OPTIONS: list[dict[str, Any]] = [
@@ -320,7 +321,9 @@ def test_weight_drop_is_a_layer_with_dropped_weights(name: str, options: dict[st
     with torch.no_grad():
         for name_ in names:
             weight = plain.get_parameter(name_)
-            weight.copy_(nn.functional.dropout(weight, 0.5))
+            drawn = torch.randint(-(2**63), 2**63 - 1, (-(-weight.numel() // 4),)).numpy().view("i2")
+            kept = torch.from_numpy(drawn[: weight.numel()] >= 0).view(weight.shape)
+            weight.copy_(2 * weight * kept)
             assert 0.3 < (weight == 0).float().mean() < 0.7
     assert torch.equal(got, plain(x)[0])
     got.sum().backward()
@@ -328,6 +331,21 @@ def test_weight_drop_is_a_layer_with_dropped_weights(name: str, options: dict[st
         assert ((layer.get_parameter(name_).grad == 0) == (plain.get_parameter(name_) == 0)).all()
     plain.load_state_dict(layer.state_dict())
     assert torch.equal(layer.eval()(x)[0], plain(x)[0])
+
+
+@pytest.mark.parametrize("share", [0.1, 0.6, 0.9999999])
+def test_weight_drop_drops_its_share(share: float) -> None:
+    """To 2^-16, and never all; what stays grows by as much, so that the mean is kept."""
+    torch.manual_seed(3)
+    weight = torch.ones(1_001, 999, requires_grad=True)
+    dropped = _dropped(weight, share)
+    stays = max(1 - share, 2**-16)
+    kept = dropped != 0
+    sigma = (stays * (1 - stays) / weight.numel()) ** 0.5
+    assert abs(kept.double().mean() - stays) < 5 * sigma + 2**-17
+    np.testing.assert_allclose(dropped[kept].detach(), 1 / stays, rtol=2**-17 / stays)
+    dropped.sum().backward()
+    assert torch.equal(weight.grad, dropped)
 
 
 @pytest.mark.parametrize("copy_", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])

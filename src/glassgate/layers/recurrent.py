@@ -85,7 +85,7 @@ class Recurrent(Scanning, nn.RNNBase):
         marked = lengths is not None or resets is not None
         if lacks and not marked and not self._watched and self._torch_has_it() and 0 not in x.shape[:-1]:
             say_once(f"{type(self).__name__}: no kernel for {lacks}, torch's own path computes")
-            with self._dropped():
+            with self._some_dropped():
                 return super().forward(input, hx)
         if lacks:
             say_once(f"{type(self).__name__}: no kernel for {lacks}, plain torch operations compute, slowly")
@@ -142,7 +142,7 @@ class Recurrent(Scanning, nn.RNNBase):
                 name = f"l{layer}_reverse" if direction else f"l{layer}"
                 w_ih, w_hh = self._weight("weight_ih_" + name), self._weight("weight_hh_" + name)
                 if self.weight_drop and self.training:
-                    w_hh = nn.functional.dropout(w_hh, self.weight_drop)
+                    w_hh = _dropped(w_hh, self.weight_drop)
                 b_ih = self._weight("bias_ih_" + name) if self.bias else None
                 b_hh = self._weight("bias_hh_" + name) if self.bias else None
                 w_hr = self._weight("weight_hr_" + name) if self.proj_size else None
@@ -162,14 +162,14 @@ class Recurrent(Scanning, nn.RNNBase):
         return self.precision == "fp32"
 
     @contextmanager
-    def _dropped(self) -> Iterator[None]:
+    def _some_dropped(self) -> Iterator[None]:
         """Let torch's own path find the weights on the hidden state with some dropped."""
         if not (self.weight_drop and self.training):
             yield
             return
         names, whole = self._flat_weights_names, self._flat_weights
         self._flat_weights = [
-            nn.functional.dropout(weight, self.weight_drop)
+            _dropped(weight, self.weight_drop)
             if weight is not None and name.startswith("weight_hh")
             else weight
             for name, weight in zip(names, whole, strict=True)
@@ -245,3 +245,15 @@ def _pack(x: Tensor, lengths: Tensor | None, like: PackedSequence) -> PackedSequ
         x, lengths = x.index_select(1, like.sorted_indices), lengths[like.sorted_indices.to(lengths.device)]
     data = pack_padded_sequence(x, lengths.cpu()).data
     return PackedSequence(data, like.batch_sizes, like.sorted_indices, like.unsorted_indices)
+
+
+def _dropped(weight: Tensor, share: float) -> Tensor:
+    """Return a weight with a share of it 0 and the others larger by as much.
+
+    16 bits of chance are enough for each: torch's dropout draws 32 for each, four times as often, and takes
+    a sixth of the step of a GRU of 1,024 units.
+    """
+    words, cut = -(-weight.numel() // 4), min(round(2**16 * share), 2**16 - 1)
+    drawn = torch.randint(-(2**63), 2**63 - 1, (words,), device=weight.device).view(torch.int16)
+    kept = drawn[: weight.numel()].view(weight.shape) >= cut - 2**15
+    return weight * kept.to(weight.dtype).div_(1 - cut / 2**16)
