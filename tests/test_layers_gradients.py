@@ -1,4 +1,4 @@
-"""The operators under torch's own checks and transforms: every derivative, vmap, compile, export."""
+"""The operators under torch's own checks and transforms: every derivative, vmap, data-parallel training."""
 
 import copy
 from pathlib import Path
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._dynamo.testing import CompileCounterWithBackend
 from torch.library import opcheck
 
 import glassgate
@@ -242,58 +241,6 @@ def test_gradients_of_each_sample(name: str, options: dict[str, Any], ragged: bo
         alone = torch.autograd.grad(loss(weights, x[n], own), list(weights.values()))
         for (name_, _), want in zip(weights.items(), alone, strict=True):
             assert torch.equal(each[name_][n], want)
-
-
-# The backends below aot_eager generate code with a C++ compiler, which is not what is tested here.
-@pytest.mark.parametrize(("name", "options"), LAYERS)
-def test_compile_without_a_graph_break(name: str, options: dict[str, Any]) -> None:
-    layer, _ = layer_and_input(name, options, 1)
-    model = nn.Sequential(nn.Linear(3, 3, dtype=torch.float64), layer)
-    torch._dynamo.reset()
-    counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(model, fullgraph=True, backend=counter)
-    # The first T has a graph of its own, the second one for any T, and one step its own again.
-    for T, graphs in ((5, 1), (7, 2), (9, 2), (11, 2), (1, 3)):
-        x = torch.randn(T, 2, 3, dtype=torch.float64)
-        got, want = compiled(x)[0], model(x)[0]
-        assert counter.frame_count == graphs
-        assert torch.equal(got, want)
-        grads = [torch.autograd.grad(y.square().sum(), list(model.parameters())) for y in (got, want)]
-        assert all(torch.equal(g, w) for g, w in zip(*grads, strict=True))
-    x, lengths = torch.randn(9, 2, 3, dtype=torch.float64), torch.tensor([9, 2])
-    with torch.no_grad():
-        assert torch.equal(compiled(x)[0], model(x)[0])
-    ragged = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    assert torch.equal(ragged(x, lengths=lengths)[0], layer(x, lengths=lengths)[0])
-    with glassgate.record(layer) as trace:
-        y = ragged(x)[0]
-    assert torch.equal(trace["l1"].hidden, y)
-
-
-def test_compile_still_turns_torchs_own_layer_away() -> None:
-    torch._dynamo.reset()
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="Attempted to wrap RNN, GRU, or LSTM"):
-        torch.compile(nn.LSTM(3, 4), fullgraph=True, backend="eager")(torch.zeros(2, 1, 3))
-
-
-@pytest.mark.parametrize("name", ["LSTM", "GRU"])
-def test_export_with_any_time_and_batch(name: str) -> None:
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.rnn = getattr(glassgate, name)(3, 4, bidirectional=True)
-
-        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-            y: Tensor = self.rnn(x, lengths=lengths)[0]
-            return y
-
-    model = Model().eval()
-    time, batch = torch.export.Dim("time", min=1), torch.export.Dim("batch", min=1)
-    example = torch.randn(5, 3, 3), torch.tensor([5, 2, 1])
-    program = torch.export.export(model, example, dynamic_shapes=({0: time, 1: batch}, {0: batch}))
-    for T, lengths in ((9, [9, 0, 3, 2]), (2, [1])):
-        x = torch.randn(T, len(lengths), 3)
-        assert torch.equal(program.module()(x, torch.tensor(lengths)), model(x, torch.tensor(lengths)))
 
 
 def test_parametrised_weights() -> None:
