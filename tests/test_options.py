@@ -285,4 +285,7 @@ def test_a_model_larger_than_memory_is_refused_before_it_is_built(monkeypatch: p
         GlassgateError, match=rf"^--minimum-count: [\d,]+ weights of a model of 5,000 words {told}"
     ):
         made(hidden=50, embedding=200, words=5_000)
-    assert made(hidden=400, embedding=100) == 4 * 400 * 500 + 50 * 100 + 100 * 400
+    weights = 4 * 400 * 500 + 50 * 100 + 100 * 400  # 13.5 MB with gradients and moments, 20.3 with an average
+    with pytest.raises(GlassgateError, match=rf"^--hidden: {weights:,} weights {told}"):
+        made(hidden=400, embedding=100)
+    assert made(hidden=400, embedding=100, average=0.0) == weights

@@ -92,6 +92,7 @@ def test_small_networks_are_not_regularised_unless_asked() -> None:
     made = plan(recipe="quality", hidden=20)
     assert (made.config.dropout, made.weight_drop, made.activation_penalty, made.slowness_penalty) == (0,) * 4
     assert made.weight_decay == 0.01
+    assert made.average == 0
     assert not made.random_unroll
     assert not made.spectral
     assert made.config.embedding == 256

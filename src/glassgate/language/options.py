@@ -57,6 +57,7 @@ MOST = {
     "minutes": 525_600,  # a year
 }
 BYTES = 16  # that a weight takes in training: itself, its gradient and two moments, in float32
+AVERAGED = 8  # more where weights are averaged: the mean, and what a validation puts aside for it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,7 +258,7 @@ class Plan:
             dropout=dropout,
             eos=corpus.eos,
         )
-        _check_memory(config)
+        _check_memory(config, BYTES + AVERAGED * (recipe.average > 0))
         return cls(
             recipe=chosen,
             config=config,
@@ -332,11 +333,11 @@ def _followed(options: TrainOptions, name: str) -> Recipe:
     return replace(recipe, **{name: value for name, value in said.items() if value is not None})
 
 
-def _check_memory(config: ModelConfig) -> None:
+def _check_memory(config: ModelConfig, size: int) -> None:
     shapes = config.tensors()
     weights = sum(map(prod, shapes.values()))
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if BYTES * weights <= memory:
+    if size * weights <= memory:
         return
     recurrent = sum(prod(shape) for name, shape in shapes.items() if name.startswith("rnn."))
     if 2 * recurrent < weights and config.vocabulary > config.width:
@@ -344,6 +345,6 @@ def _check_memory(config: ModelConfig) -> None:
     else:
         where, share = "--embedding" if config.embedding > config.hidden else "--hidden", ""
     raise GlassgateError(
-        f"{where}: {weights:,} weights{share} take {BYTES * weights / 2**30:,.1f} GiB to train, "
+        f"{where}: {weights:,} weights{share} take {size * weights / 2**30:,.1f} GiB to train, "
         f"this machine has {memory / 2**30:,.1f} GiB"
     )

@@ -56,5 +56,6 @@ def training_rows(plan: Plan, options: TrainOptions, text: str, progress: Progre
         "precision of products": plan.precision,
         "dropout": f"{plan.config.dropout:g}; of recurrent weights {plan.weight_drop:g}",
         "AR and TAR": f"{plan.activation_penalty:g} and {plan.slowness_penalty:g}",
+        "average": f"of the last {plan.average:.0%} of the budget" if plan.average else "none",
         "seed": str(options.seed),
     }
