@@ -308,7 +308,7 @@ def _recipe(options: TrainOptions, tokens: int, minutes: float | None) -> str:
     if options.recipe != "auto":
         return options.recipe
     if options.hidden is not None:
-        return "quick"  # the recipes differ in nothing else
+        return "quick"  # without what `quality` has beside its size
     precision = _precision(options, RECIPES["quality"].hidden)
     return choose_recipe(tokens, options.epochs or MOST_EPOCHS_OF_LARGE, minutes, precision)
 

@@ -56,6 +56,8 @@ VNNI INLINE __m128i totals(__m512i a, __m512i b, __m512i c, __m512i d) {
 }
 INLINE void store(std::int32_t* to, __m128i sums) { _mm_storeu_si128(reinterpret_cast<__m128i*>(to), sums); }
 
+// The loops stand here once for each set: none may inline what is compiled for another.
+
 // What the last vectors leave of a row.
 INLINE void add_rest(Index from, Index width, const std::int8_t* const* rows, const std::int16_t* h, std::int32_t* sums) {
     for (Index i = 0; i < several; ++i)

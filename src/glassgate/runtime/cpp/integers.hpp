@@ -5,7 +5,7 @@
 
 namespace glassgate::runtime {
 
-constexpr Index lanes16 = 32;  // numbers of 16 bits in the widest vector; what h is padded to
+constexpr Index lanes16 = 32;  // numbers of 16 bits in the widest vector, a cache line: what h is aligned and padded to
 constexpr Index several = 4;   // rows, and h, that share each other's loads
 
 // sums[r] = sum_j q[r][j] h[j] for the rows of a block, whose number is rounded up to `several` in sums; h is aligned.

@@ -42,10 +42,9 @@ INLINE std::int8_t whole(double value) {  // what is no number becomes one, and 
 }
 
 std::int16_t* aligned(std::vector<std::int16_t>& memory, Index size) {
-    constexpr Index line = 32;  // a vector that lies across two cache lines takes two reads
-    if (Index(memory.size()) < size + line) memory.resize(size + line);
-    const auto past = reinterpret_cast<std::uintptr_t>(memory.data()) / sizeof(std::int16_t) % line;
-    return memory.data() + (line - past);
+    if (Index(memory.size()) < size + lanes16) memory.resize(size + lanes16);
+    const auto past = reinterpret_cast<std::uintptr_t>(memory.data()) / sizeof(std::int16_t) % lanes16;
+    return memory.data() + (lanes16 - past);
 }
 
 // What is known of one h in one block, beside the sums of products.
