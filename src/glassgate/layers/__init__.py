@@ -1,6 +1,7 @@
 """Torch layers: recurrent layers and output layers, usable alone."""
 
 from glassgate.layers import batching, compiling, gradients
+from glassgate.layers.adaptive_embedding import AdaptiveEmbedding
 from glassgate.layers.cells import GRUCell, LSTMCell
 from glassgate.layers.editing import edit
 from glassgate.layers.gru import GRU
@@ -13,6 +14,7 @@ from glassgate.layers.rows import Embedding, RowGradient, track
 __all__ = [
     "GRU",
     "LSTM",
+    "AdaptiveEmbedding",
     "AdaptiveSoftmax",
     "Embedding",
     "FullSoftmax",

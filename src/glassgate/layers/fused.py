@@ -7,7 +7,6 @@ kernel: efficient Triton kernels for LLM training", arXiv:2410.10989.
 """
 
 from itertools import pairwise
-from math import nan
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +23,7 @@ CHUNK = 1 << 23  # logits that are held at once, unless a single row has more
 
 
 class Layout(NamedTuple):
-    """Where words are cut, 0 < cutoffs < words; how many logits are held; whether factors are bfloat16."""
+    """Where words are cut, from 0 to their number; how many logits are held; whether factors are bfloat16."""
 
     bounds: tuple[int, ...]
     chunk: int = CHUNK
@@ -161,13 +160,13 @@ class _FusedLoss(torch.autograd.Function):
         if want_V:
             d_V, ctx.turn = (torch.empty_like(V), 0) if rows is None else rows.begin()
         gradients = (d_h, d_V, *d_rest)
-        if clusters is None:
+        if clusters is None and len(layout.bounds) == 2:
             if rows is not None:
                 rows.read(None)
             losses = _softmax(h, V, c, targets, scale, layout, _Wanted(*gradients[:3]))
             total, ctx.slices = losses.sum(dtype=torch.float64), [slice(0, len(V))]
         else:
-            total, ctx.slices = _adaptive(h, weights, targets, scale, layout, gradients, rows)
+            total, ctx.slices = _clustered(h, weights, targets, scale, layout, gradients, rows)
         ctx.written = None if rows is None else d_V
         ctx.save_for_backward(d_h, None if rows is not None else d_V, *d_rest)
         return (total * scale).to(h.dtype)
@@ -184,7 +183,7 @@ class _FusedLoss(torch.autograd.Function):
         return (*gradients, None, None, None, None)
 
 
-def _adaptive(
+def _clustered(
     h: Tensor,
     weights: _Weights,
     targets: Tensor,
@@ -193,40 +192,39 @@ def _adaptive(
     gradients: tuple[Tensor | None, ...],
     rows: RowGradient | None,
 ) -> tuple[Tensor, list[slice]]:
-    """Return the sum of the losses and the slices of V that have a gradient; write the gradients."""
-    d_h, d_V, d_c, d_clusters, d_clusters_c = gradients
-    first = layout.bounds[1]
-    cuts = torch.tensor(layout.bounds[1:-1])
-    number = torch.bucketize(targets, cuts, right=True)
-    sizes = torch.bincount(number, minlength=len(cuts) + 1).tolist()
-    slices = [slice(0, first)]
-    slices += [slice(a, b) for (a, b), n in zip(pairwise(layout.bounds[1:]), sizes[1:], strict=True) if n]
+    """Return the sum of the losses and the slices of V that have a gradient; write the gradients.
+
+    With entries for clusters the first part of V is in the head; without there is no head.
+    """
+    d_h, d_V, d_c, _, _ = gradients
+    number = torch.bucketize(targets, torch.tensor(layout.bounds[1:-1]), right=True)
+    sizes = torch.bincount(number, minlength=len(layout.bounds) - 1).tolist()
+    first = 0 if weights.clusters is None else layout.bounds[1]
+    # Clusters beyond V have their words elsewhere: of these rows the head's entry alone counts here.
+    parts = zip(pairwise(layout.bounds), sizes, strict=True)
+    inside = [(a, b, n) for (a, b), n in parts if b <= len(weights.V)]
+    clusters = inside[1:] if first else inside
+    slices = [slice(a, b) for a, b, n in clusters if n]
+    touched = [slice(0, first), *slices] if first else slices
     if rows is not None:
-        rows.read(torch.cat([torch.arange(s.start, s.stop) for s in slices]))
+        rows.read(torch.cat([torch.arange(s.start, s.stop) for s in touched]))
     elif d_V is not None:
-        for (a, b), n in zip(pairwise(layout.bounds[1:]), sizes[1:], strict=True):
+        for a, b, n in clusters:
             if n == 0:
                 d_V[a:b] = 0
-    head = _Head.join(weights, first)
-    d_head = None if d_V is None and d_clusters is None else torch.empty_like(head.V)
-    d_head_c = None if head.c is None or (d_c is None and d_clusters_c is None) else torch.empty_like(head.c)
-    entries = torch.where(number == 0, targets, first - 1 + number)
-    losses = _softmax(h, head.V, head.c, entries, scale, layout, _Wanted(d_h, d_head, d_head_c))
-    total = losses.sum(dtype=torch.float64)
-    for whole, parts in ((d_head, (d_V, d_clusters)), (d_head_c, (d_c, d_clusters_c))):
-        if whole is not None:
-            if parts[0] is not None:
-                parts[0][:first] = whole[:first]
-            if parts[1] is not None:
-                parts[1].copy_(whole[first:])
+    total = torch.zeros((), dtype=torch.float64)
+    if first:
+        entries = torch.where(number == 0, targets, first - 1 + number)
+        total += _head(h, weights, entries, scale, layout, gradients)
     # The rows of the rare words, cluster by cluster. They are few, and as many as chance will have it: for
     # each new number of them a product of bfloat16 is compiled first, which takes longer than it.
     layout = layout._replace(bf16=False)
-    order = torch.argsort(number, stable=True)[sizes[0] :]
+    start = sizes[0] if first else 0
+    order = torch.argsort(number, stable=True)[start : start + sum(n for _, _, n in clusters)]
     h_rare, targets = h[order], targets[order]
     d_rare = None if d_h is None else torch.zeros_like(h_rare)
     start = 0
-    for words, size in zip(slices[1:], filter(None, sizes[1:]), strict=True):
+    for words, size in zip(slices, (n for _, _, n in clusters if n), strict=True):
         part = slice(start, start + size)
         start += size
         d = _Wanted(*(None if g is None else g[s] for g, s in ((d_rare, part), (d_V, words), (d_c, words))))
@@ -235,7 +233,31 @@ def _adaptive(
         total += _softmax(h_rare[part], weights.V[words], c, inner, scale, layout, d).sum(dtype=torch.float64)
     if d_h is not None and d_rare is not None:
         d_h.index_add_(0, order, d_rare)
-    return total, slices
+    return total, touched
+
+
+def _head(
+    h: Tensor,
+    weights: _Weights,
+    entries: Tensor,
+    scale: float,
+    layout: Layout,
+    gradients: tuple[Tensor | None, ...],
+) -> Tensor:
+    """Return the sum of the head's losses; write the gradients on h, its words and the clusters' entries."""
+    d_h, d_V, d_c, d_clusters, d_clusters_c = gradients
+    first = layout.bounds[1]
+    head = _Head.join(weights, first)
+    d_head = None if d_V is None and d_clusters is None else torch.empty_like(head.V)
+    d_head_c = None if head.c is None or (d_c is None and d_clusters_c is None) else torch.empty_like(head.c)
+    losses = _softmax(h, head.V, head.c, entries, scale, layout, _Wanted(d_h, d_head, d_head_c))
+    for whole, parts in ((d_head, (d_V, d_clusters)), (d_head_c, (d_c, d_clusters_c))):
+        if whole is not None:
+            if parts[0] is not None:
+                parts[0][:first] = whole[:first]
+            if parts[1] is not None:
+                parts[1].copy_(whole[first:])
+    return losses.sum(dtype=torch.float64)
 
 
 def fused_loss(
@@ -244,11 +266,11 @@ def fused_loss(
     c: Tensor | None,
     targets: Tensor,
     layout: Layout,
-    mean: bool,
+    scale: float,
     clusters: Tensor | None = None,
     clusters_c: Tensor | None = None,
 ) -> Tensor:
-    """Return the mean or the sum of -log p(target), its gradients ready.
+    """Return ``scale`` times the sum of -log p(target), its gradients ready.
 
     Parameters
     ----------
@@ -261,10 +283,12 @@ def fused_loss(
         Each from 0 to words - 1.
     layout
         The cut of the words and how much is computed at once.
-    mean
-        Whether the sum is divided by M.
+    scale
+        1, or 1 / M for a mean.
     clusters, clusters_c : Tensor [C, width] and [C]
-        Of an adaptive softmax: the head's entries for the clusters.
+        Of an adaptive softmax: the head's entries for the clusters. V may end before the words do, at
+        the end of a cluster: of a word beyond it p is that of its cluster. Where the words are cut and
+        these are missing, p is a word's share of its cluster.
 
     Returns
     -------
@@ -274,11 +298,10 @@ def fused_loss(
     Examples
     --------
     >>> h, V = torch.zeros(3, 2), torch.zeros(4, 2)
-    >>> loss = fused_loss(h, V, None, torch.tensor([0, 1, 3]), Layout((0, 4)), mean=True)
+    >>> loss = fused_loss(h, V, None, torch.tensor([0, 1, 3]), Layout((0, 4)), scale=1 / 3)
     >>> round(float(loss.exp()), 4)  # four words, any as probable as the others
     4.0
     """
-    scale = 1.0 if not mean else 1 / len(h) if len(h) else nan
     rows = tracked(V) if torch.is_grad_enabled() else None
     h, targets = h.contiguous(), targets.contiguous()
     arguments = (h, V, c, clusters, clusters_c, targets, scale, layout, rows)

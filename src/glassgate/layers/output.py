@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, TypeAlias, get_args
+from math import nan
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from glassgate.errors import GlassgateError
+from glassgate.layers.adaptive_embedding import AdaptiveEmbedding, bands
 from glassgate.layers.fused import Layout, fused_loss, has_kernel
 from glassgate.layers.recurrent import Precision
 
@@ -27,12 +29,21 @@ class _Output(nn.Module):
     """What both have in common: V, c, and how a loss is asked for."""
 
     def __init__(
-        self, width: int, words: int, cutoffs: Sequence[int], bias: bool, precision: Precision
+        self,
+        width: int,
+        words: int,
+        cutoffs: Sequence[int],
+        bias: bool,
+        precision: Precision,
+        weight: nn.Parameter | None = None,
     ) -> None:
         super().__init__()
         if precision not in get_args(Precision):
             raise GlassgateError(f"precision: must be fp32 or bf16, got {precision!r}")
-        self.weight = nn.Parameter(torch.empty(words, width).uniform_(-(width**-0.5), width**-0.5))
+        if weight is None:
+            weight = nn.Parameter(torch.empty(words, width).uniform_(-(width**-0.5), width**-0.5))
+        self.width, self.words = width, words
+        self.weight = weight
         self.bias = nn.Parameter(torch.zeros(words)) if bias else None
         self.layout = Layout((0, *cutoffs, words), bf16=precision == "bf16")
         self.clusters: nn.Linear | None = None
@@ -65,10 +76,10 @@ class _Output(nn.Module):
         GlassgateError
             Shapes or dtypes do not fit, or a target is no word's number.
         """
-        words, width = self.weight.shape
-        if h.dim() != 2 or h.shape[1] != width or targets.shape != h.shape[:1]:
+        words = self.words
+        if h.dim() != 2 or h.shape[1] != self.width or targets.shape != h.shape[:1]:
             raise GlassgateError(
-                f"loss: h must have shape [M, {width}] and targets [M], got {list(h.shape)} and "
+                f"loss: h must have shape [M, {self.width}] and targets [M], got {list(h.shape)} and "
                 f"{list(targets.shape)}"
             )
         if targets.dtype != torch.int64:
@@ -86,8 +97,9 @@ class _Output(nn.Module):
         if reduction == "none" or not has_kernel(h, self.weight):
             losses = self._losses(h, targets)
             return losses if reduction == "none" else losses.mean() if reduction == "mean" else losses.sum()
-        clusters = (None, None) if self.clusters is None else (self.clusters.weight, self.clusters.bias)
-        return fused_loss(h, self.weight, self.bias, targets, layout, reduction == "mean", *clusters)
+        scale = 1.0 if reduction == "sum" else 1 / len(h) if len(h) else nan
+        with torch.autocast("cpu", enabled=False):  # it has had its way: the layout says what is rounded
+            return self._fused(h, targets, layout, scale)
 
     def start_at(self, counts: Tensor) -> None:
         """Set c so that words have their frequencies in a text where V h is 0, as in a new network.
@@ -129,6 +141,9 @@ class _Output(nn.Module):
     def _losses(self, h: Tensor, targets: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def _fused(self, h: Tensor, targets: Tensor, layout: Layout, scale: float) -> Tensor:
+        raise NotImplementedError
+
 
 class FullSoftmax(_Output):
     """The notes' output: y = softmax(V h + c).
@@ -168,6 +183,9 @@ class FullSoftmax(_Output):
             functional.linear(h, self.weight, self.bias), targets, reduction="none"
         )
 
+    def _fused(self, h: Tensor, targets: Tensor, layout: Layout, scale: float) -> Tensor:
+        return fused_loss(h, self.weight, self.bias, targets, layout, scale)
+
     def log_probabilities(self, h: Tensor) -> Tensor:
         """Return log y for every word: h [..., width] -> [..., words]."""
         return functional.log_softmax(functional.linear(h, self.weight, self.bias), -1)
@@ -185,8 +203,12 @@ class AdaptiveSoftmax(_Output):
         p(word) = p_head(cluster) * p_cluster(word)        a rare one
 
     Probabilities are exact and sum to one. In training a rare cluster is computed for the rows
-    alone whose target lies in it. All words share one matrix V of full width, so that it can be tied
-    to an embedding; tails are not narrowed.
+    alone whose target lies in it. All words share one matrix V of full width, which can be tied to an
+    embedding; or V is the matrix of an `AdaptiveEmbedding`, narrower for rarer words:
+
+    .. code-block:: text
+
+        V h = E_b (Q_b^T h)                                the words of band b of the embedding
 
     Parameters
     ----------
@@ -200,15 +222,28 @@ class AdaptiveSoftmax(_Output):
         Whether there are biases.
     precision
         As for `FullSoftmax`, but for the products of the rare clusters, which have few rows.
+    embedding
+        What to tie V to, if it is adaptive; its cutoffs must be among these. (To tie it to a plain one,
+        assign that one's weight.)
+
+    Attributes
+    ----------
+    weight : Parameter [words, width]
+        V; tied to an adaptive embedding the part of its first band, its most frequent words.
+    bias : Parameter [words] or None
+        c.
+    clusters : torch.nn.Linear
+        The head's entries for the clusters.
 
     Raises
     ------
     GlassgateError
-        When the cutoffs do not rise from above 0 to below ``words``.
+        When the cutoffs do not rise from above 0 to below ``words``, or the embedding does not fit.
 
     References
     ----------
-    Grave et al. 2017, "Efficient softmax approximation for GPUs", arXiv:1609.04309.
+    Grave et al. 2017, "Efficient softmax approximation for GPUs", arXiv:1609.04309; the adaptive
+    embedding: Baevski and Auli 2019, arXiv:1809.10853.
 
     Examples
     --------
@@ -227,48 +262,93 @@ class AdaptiveSoftmax(_Output):
         bias: bool = True,
         *,
         precision: Precision = "fp32",
+        embedding: AdaptiveEmbedding | None = None,
     ) -> None:
-        super().__init__(width, words, cutoffs, bias, precision)
-        bounds = [0, *cutoffs, words]
-        sizes = [end - start for start, end in pairwise(bounds)]
-        if len(sizes) < 2 or min(sizes) < 1:
-            raise GlassgateError(f"cutoffs: must rise from above 0 to below {words}, got {list(cutoffs)}")
-        self.sizes = sizes
-        self.bounds = bounds
+        self.bounds = bands(words, cutoffs)
+        if embedding is not None:
+            came = (embedding.num_embeddings, embedding.embedding_dim)
+            if came != (words, width) or not set(embedding.bounds) <= set(self.bounds):
+                raise GlassgateError(
+                    f"embedding: must have {words} words, width {width} and cutoffs among {list(cutoffs)}, "
+                    f"got {came[0]} words, width {came[1]} and cutoffs {embedding.bounds[1:-1]}"
+                )
+        weight = None if embedding is None else embedding.factors()[0][0]
+        super().__init__(width, words, cutoffs, bias, precision, weight)
+        self.embedding = embedding
+        self.sizes = [end - start for start, end in pairwise(self.bounds)]
         self.clusters: nn.Linear = nn.Linear(width, len(cutoffs), bias)
 
     def _losses(self, h: Tensor, targets: Tensor) -> Tensor:
-        # One split has one backward pass; slices would each fill a gradient of the whole matrix.
-        weights, biases = self._split()
+        parts = self._parts()
         first = self.bounds[1]
         clusters = torch.bucketize(
             targets, torch.tensor(self.bounds[1:-1], device=targets.device), right=True
         )
         entries = torch.where(clusters == 0, targets, first + clusters - 1)
-        loss = functional.cross_entropy(self._head(h, weights[0], biases[0]), entries, reduction="none")
+        loss = functional.cross_entropy(self._head(h, parts[0]), entries, reduction="none")
         for number in range(1, len(self.sizes)):
             rows = (clusters == number).nonzero().squeeze(1)
             if len(rows):
-                logits = functional.linear(h[rows], weights[number], biases[number])
                 inner = targets[rows] - self.bounds[number]
+                logits = parts[number].logits(h[rows])
                 loss = loss.index_add(0, rows, functional.cross_entropy(logits, inner, reduction="none"))
+        return loss
+
+    def _fused(self, h: Tensor, targets: Tensor, layout: Layout, scale: float) -> Tensor:
+        own, c = len(self.weight), self.bias
+        c_own = c if c is None or own == self.words else c[:own]
+        entries = self.clusters.weight, self.clusters.bias
+        loss = fused_loss(h, self.weight, c_own, targets, layout, scale, *entries)
+        if self.embedding is None:
+            return loss
+        for (start, stop), (E, Q) in zip(
+            pairwise(self.embedding.bounds), self.embedding.factors(), strict=True
+        ):
+            rows = ((start <= targets) & (targets < stop)).nonzero().squeeze(1)
+            if Q is None or not len(rows):  # the first band is what came before
+                continue
+            bounds = tuple(bound - start for bound in self.bounds if start <= bound <= stop)
+            c_band = None if c is None else c[start:stop]
+            narrow, inner = h[rows] @ Q, targets[rows] - start
+            loss = loss + fused_loss(narrow, E, c_band, inner, Layout(bounds, layout.chunk), scale)
         return loss
 
     def log_probabilities(self, h: Tensor) -> Tensor:
         """Return log p for every word: h [..., width] -> [..., words]."""
-        weights, biases = self._split()
-        head = functional.log_softmax(self._head(h, weights[0], biases[0]), -1)
-        parts = [head[..., : self.bounds[1]]]
-        for number in range(1, len(self.sizes)):
-            logits = functional.linear(h, weights[number], biases[number])
-            entry = self.bounds[1] + number - 1
-            parts.append(functional.log_softmax(logits, -1) + head[..., entry : entry + 1])
-        return torch.cat(parts, -1)
+        parts = self._parts()
+        head = functional.log_softmax(self._head(h, parts[0]), -1)
+        logs = [head[..., : self.bounds[1]]]
+        for number, part in enumerate(parts[1:]):
+            entry = self.bounds[1] + number
+            logs.append(functional.log_softmax(part.logits(h), -1) + head[..., entry : entry + 1])
+        return torch.cat(logs, -1)
 
-    def _split(self) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
+    def _parts(self) -> "list[_Part]":
+        # One split has one backward pass; slices would each fill a gradient of the whole matrix.
         biases = [None] * len(self.sizes) if self.bias is None else torch.split(self.bias, self.sizes)
-        return torch.split(self.weight, self.sizes), biases
+        if self.embedding is None:
+            matrices: list[Tensor] = [*torch.split(self.weight, self.sizes)]
+            return [_Part(V, c, None) for V, c in zip(matrices, biases, strict=True)]
+        parts: list[_Part] = []
+        for (start, stop), (E, Q) in zip(
+            pairwise(self.embedding.bounds), self.embedding.factors(), strict=True
+        ):
+            sizes = [b - a for a, b in pairwise(self.bounds) if start <= a < stop]
+            for V in torch.split(E, sizes):
+                parts.append(_Part(V, biases[len(parts)], Q))
+        return parts
 
-    def _head(self, h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        entries = torch.cat([weight, self.clusters.weight])
-        return functional.linear(h, entries, None if bias is None else torch.cat([bias, self.clusters.bias]))
+    def _head(self, h: Tensor, part: "_Part") -> Tensor:
+        V = torch.cat([part.V, self.clusters.weight])
+        return functional.linear(h, V, None if part.c is None else torch.cat([part.c, self.clusters.bias]))
+
+
+class _Part(NamedTuple):
+    """The words of the head or of a cluster: their rows of V or of E_b, their biases, and Q_b."""
+
+    V: Tensor
+    c: Tensor | None
+    Q: Tensor | None
+
+    def logits(self, h: Tensor) -> Tensor:
+        return functional.linear(h if self.Q is None else h @ self.Q, self.V, self.c)

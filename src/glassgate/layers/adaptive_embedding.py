@@ -1,0 +1,127 @@
+"""An embedding that is narrower for rarer words."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from glassgate.errors import GlassgateError
+from glassgate.layers.rows import Embedding
+
+__all__ = ["AdaptiveEmbedding", "bands"]
+
+
+class AdaptiveEmbedding(nn.Module):
+    r"""Vectors of words numbered from the most frequent down, kept the narrower the rarer the words.
+
+    .. code-block:: text
+
+        x = E_0[word]                              a word below the first cutoff
+        x = Q_b E_b[word - start of band b]        a rarer one
+
+    E_b [words of b, width / div_value^b], Q_b [width, width / div_value^b]. A million words of width 256 are
+    256 million weights; with cutoffs 20,000 and 100,000 and a div_value of 4 they are 25 million. An
+    `AdaptiveSoftmax` can be tied to it. Each E_b can be tracked by itself (`glassgate.layers.track`).
+
+    Parameters
+    ----------
+    num_embeddings, embedding_dim
+        The number of words and the width of x, by torch's names.
+    cutoffs
+        Where each band of rarer words begins, rising, above 0 and below the number of words.
+    div_value
+        By how much each band is narrower than the one before, rounded down; by torch's name for it
+        (`torch.nn.AdaptiveLogSoftmaxWithLoss`).
+
+    Attributes
+    ----------
+    tables : torch.nn.ModuleList of Embedding
+        E_0, E_1, ...: drawn from the normal distribution, as torch draws an embedding.
+    projections : torch.nn.ModuleList of torch.nn.Linear
+        Q_1, Q_2, ...: drawn so that x has the same variance in every band.
+    bounds : list of int
+        0, the cutoffs, and the number of words.
+
+    Raises
+    ------
+    GlassgateError
+        The cutoffs do not rise from above 0 to below the number of words, the div_value is below 1, or no
+        width is left for a band.
+
+    References
+    ----------
+    Baevski and Auli 2019, "Adaptive input representations for neural language modeling",
+    arXiv:1809.10853; there the first band has a projection too.
+
+    Examples
+    --------
+    >>> embedding = AdaptiveEmbedding(1_000, 64, [100, 400], div_value=4)
+    >>> [tuple(table.weight.shape) for table in embedding.tables]
+    [(100, 64), (300, 16), (600, 4)]
+    >>> embedding(torch.tensor([[3, 250], [999, 42]])).shape
+    torch.Size([2, 2, 64])
+    """
+
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, cutoffs: Sequence[int], div_value: float = 4.0
+    ) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.bounds = bands(num_embeddings, cutoffs)
+        if not div_value >= 1:
+            raise GlassgateError(f"div_value: must be at least 1, got {div_value}")
+        widths = [int(embedding_dim // div_value**band) for band in range(len(self.bounds) - 1)]
+        if widths[-1] < 1:
+            raise GlassgateError(
+                f"div_value: must leave a width of at least 1 to each of {len(widths)} bands, "
+                f"got {div_value} for a width of {embedding_dim}"
+            )
+        sizes = [stop - start for start, stop in pairwise(self.bounds)]
+        self.tables = nn.ModuleList(Embedding(size, width) for size, width in zip(sizes, widths, strict=True))
+        self.projections = nn.ModuleList(nn.Linear(width, embedding_dim, bias=False) for width in widths[1:])
+        for projection, width in zip(self.projections, widths[1:], strict=True):
+            nn.init.normal_(cast(Tensor, projection.weight), std=width**-0.5)
+
+    def forward(self, words: Tensor) -> Tensor:
+        """Return the vectors of words: [...] -> [..., width]."""
+        flat = words.flatten()
+        cuts = torch.tensor(self.bounds[1:-1], device=flat.device)
+        number = torch.bucketize(flat, cuts, right=True)
+        order = torch.argsort(number, stable=True)
+        counts = torch.bincount(number, minlength=len(self.tables)).tolist()
+        parts = zip(torch.split(flat[order], counts), self.bounds, self.tables, self.factors(), strict=False)
+        pieces = [_widened(table(part - start), Q) for part, start, table, (_, Q) in parts if len(part)]
+        x = torch.cat(pieces) if pieces else flat.new_empty(0, dtype=self.factors()[0][0].dtype)
+        places = torch.empty_like(order)
+        places[order] = torch.arange(len(order), device=order.device)
+        return x.view(-1, self.embedding_dim)[places].view(*words.shape, self.embedding_dim)
+
+    def factors(self) -> list[tuple[nn.Parameter, Tensor | None]]:
+        """Return E_b and Q_b of each band; the first has no Q."""
+        tables = [cast(nn.Parameter, table.weight) for table in self.tables]
+        return list(zip(tables, [None, *(cast(Tensor, Q.weight) for Q in self.projections)], strict=True))
+
+    def matrix(self) -> Tensor:
+        """Return the vectors of all words, [words, width]: what a plain embedding would hold."""
+        return torch.cat([_widened(E, Q) for E, Q in self.factors()])
+
+
+def _widened(rows: Tensor, Q: Tensor | None) -> Tensor:
+    return rows if Q is None else functional.linear(rows, Q)
+
+
+def bands(words: int, cutoffs: Sequence[int]) -> list[int]:
+    """Return 0, the cutoffs, and the number of words.
+
+    Raises
+    ------
+    GlassgateError
+        There is no cutoff, or they do not rise from above 0 to below ``words``.
+    """
+    bounds = [0, *cutoffs, words]
+    if len(bounds) < 3 or any(stop <= start for start, stop in pairwise(bounds)):
+        raise GlassgateError(f"cutoffs: must rise from above 0 to below {words}, got {list(cutoffs)}")
+    return bounds
