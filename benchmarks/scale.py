@@ -1,7 +1,7 @@
 """Large texts and large vocabularies: how fast a text is tokenised, and what a million words cost.
 
     python benchmarks/scale.py tokenise TEXT [--megabytes 1000] [--processes N]
-    python benchmarks/scale.py vocabulary [--words 1000000] [--steps 20]
+    python benchmarks/scale.py vocabulary [--words 1000000] [--steps 20] [--embedding-cutoffs 20000,100000]
 
 `tokenise` repeats a text up to a size, as a file that is removed at the end: from the second time on one word
 in a hundred gets a number behind it, so that the vocabulary grows with the text. The file is tokenised as
@@ -105,7 +105,7 @@ def processor_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in both)
 
 
-def vocabulary(words: int, steps: int, folder: Path) -> dict[str, float | str]:
+def vocabulary(words: int, steps: int, narrow: tuple[int, ...], folder: Path) -> dict[str, float | str]:
     """Train on drawn words and return what each thing took."""
     from rich.console import Console
 
@@ -137,7 +137,9 @@ def vocabulary(words: int, steps: int, folder: Path) -> dict[str, float | str]:
     (folder / WORK).mkdir()
     trainer = timed(
         "making the network",
-        lambda: Trainer(folder, TrainOptions(minutes=60), corpus, Console(quiet=True)),
+        lambda: Trainer(
+            folder, TrainOptions(minutes=60, embedding_cutoffs=narrow), corpus, Console(quiet=True)
+        ),
     )
     result["network"] = str(trainer.plan.config)
     trainer.writes = True
@@ -179,12 +181,14 @@ def main() -> None:
     parser.add_argument("--processes", type=int)
     parser.add_argument("--words", type=int, default=1_000_000)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--embedding-cutoffs", default="")
     arguments = parser.parse_args()
     result: dict[str, float | str] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if arguments.what == "vocabulary":
-            result = vocabulary(arguments.words, arguments.steps, folder)
+            narrow = tuple(map(int, filter(None, arguments.embedding_cutoffs.split(","))))
+            result = vocabulary(arguments.words, arguments.steps, narrow, folder)
         elif arguments.text is None:
             parser.error("TEXT: expected a text to repeat")
         elif arguments.what == "alone":  # the process whose memory is told

@@ -16,9 +16,19 @@ def drawn_weights(config: ModelConfig, seed: int) -> dict[str, Any]:
     return {name: generator.uniform(-1, 1, shape) for name, shape in config.tensors().items()}
 
 
+def embedding(config: ModelConfig, weights: dict[str, Any]) -> Any:
+    """Return the vectors of all words; those of the bands of an adaptive embedding are Q E."""
+    parts = []
+    for band in config.bands:
+        E = weights[band.table]
+        parts.append(E if band.projection is None else np.einsum("wj,dj->wd", E, weights[band.projection]))
+    return np.concatenate(parts)
+
+
 def probabilities(config: ModelConfig, weights: dict[str, Any], words: Any) -> Any:
     """Return y [T, N, words] from the notes' equations; words [T, N], from the initial state."""
-    x = weights["embedding.weight"][words]
+    E = embedding(config, weights)
+    x = E[words]
     zeros = np.zeros((words.shape[1], config.hidden))
     for layer in range(config.layers):
         names = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"][: 4 if config.bias else 2]
@@ -30,7 +40,7 @@ def probabilities(config: ModelConfig, weights: dict[str, Any], words: Any) -> A
             x = equations.run_gru(x, zeros, **letters).h
     if config.tied and config.embedding != config.hidden:
         x = x @ weights["projection.weight"].T
-    V = weights["embedding.weight"] if config.tied else weights["output.weight"]
+    V = E if config.tied else weights["output.weight"]
     c = weights.get("output.bias", np.zeros(config.vocabulary))
     if config.output == "full":
         return equations.output(x, V, c)

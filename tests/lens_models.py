@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from by_hand import drawn_weights, runtime_model
+from by_hand import drawn_weights, embedding, runtime_model
 from glassgate.folder.config import ModelConfig
 from glassgate.folder.vocabulary import Vocabulary
 from glassgate.runtime import Model
@@ -32,5 +32,5 @@ def model(cell: str = "lstm", seed: int = 1, **options: Any) -> Model:
 def logit(config: ModelConfig, weights: dict[str, Any], h: Any, word: int) -> float:
     """Return V_w h + c_w, by way of P where there is one."""
     width = h if "projection.weight" not in weights else weights["projection.weight"] @ h
-    V = weights["embedding.weight"] if config.tied else weights["output.weight"]
+    V = embedding(config, weights) if config.tied else weights["output.weight"]
     return float(V[word] @ width + weights.get("output.bias", np.zeros(config.vocabulary))[word])

@@ -235,6 +235,32 @@ def test_bands_start_with_the_same_variance() -> None:
         assert abs(float(embedding.matrix()[start:stop].detach().var()) - 1) < 0.5
 
 
+def test_it_starts_as_close_to_given_vectors_as_its_widths_allow() -> None:
+    """Within a band nothing is lost of what has its rank, and of the rest no more than must be."""
+    generator = torch.Generator().manual_seed(5)
+    embedding = AdaptiveEmbedding(WORDS, WIDTH, [10, 30], 4.0).double()
+    low = torch.randn(20, 4, dtype=torch.float64, generator=generator)
+    axes = torch.randn(4, WIDTH, dtype=torch.float64, generator=generator)
+    some = torch.randn(45, WIDTH, dtype=torch.float64, generator=generator)
+    some[10:30] = low @ axes
+    embedding.start_at(some)
+    found = embedding.matrix().detach()
+    assert torch.equal(found[:10], some[:10])
+    # R^T R has numbers below 1,000 and its axes err by eps of that; sums of 16 products below 10.
+    torch.testing.assert_close(found[10:30], some[10:30], rtol=0, atol=1_000 * 16 * 10 * EPS)
+    lost = torch.linalg.svdvals(some[30:])[1:].square().sum().sqrt()
+    torch.testing.assert_close((found[30:45] - some[30:]).norm(), lost, rtol=1_000 * 16 * 10 * EPS, atol=0)
+    tables = [E.detach() for E, _ in embedding.factors()]
+    for Q in (Q for _, Q in embedding.factors() if Q is not None):
+        torch.testing.assert_close(Q.square().mean(), torch.tensor(1 / Q.shape[1]).double())
+    embedding = AdaptiveEmbedding(WORDS, WIDTH, [10, 30], 4.0).double()
+    embedding.start_at(some[:10])
+    assert torch.equal(embedding.matrix()[:10], tables[0])
+    rest = embedding.matrix()[10:].detach()
+    embedding.start_at(some[:10])
+    assert torch.equal(embedding.matrix()[10:], rest)
+
+
 def test_what_does_not_fit_is_one_line() -> None:
     with pytest.raises(GlassgateError, match=r"^cutoffs: must rise from above 0 to below 50, got \[\]$"):
         AdaptiveEmbedding(WORDS, WIDTH, [])

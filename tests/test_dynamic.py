@@ -27,7 +27,9 @@ TEXT = "\n".join(LINES * 3) + "\n"
 OTHER = "the door closes and a baker opens\nthe gate and the door and a gate opens\n" * 2
 
 
-def example(output: str = "adaptive", tied: bool = True) -> tuple[NextWordModel, Vocabulary]:
+def example(
+    output: str = "adaptive", tied: bool = True, narrow: tuple[int, ...] = ()
+) -> tuple[NextWordModel, Vocabulary]:
     vocabulary = Vocabulary.build([TEXT], tokens="spaces")
     config = ModelConfig(
         cell="lstm",
@@ -37,6 +39,7 @@ def example(output: str = "adaptive", tied: bool = True) -> tuple[NextWordModel,
         tied=tied,
         output=output,  # type: ignore[arg-type]
         cutoffs=(4, 7, 9) if output == "adaptive" else (),
+        embedding_cutoffs=narrow,
     )
     return model_in_float64(config, drawn_weights(config, 7)), vocabulary
 
@@ -76,11 +79,16 @@ class ByHand:
         return total / (len(words) - 1)
 
 
-@pytest.mark.parametrize(("output", "tied"), [("adaptive", True), ("adaptive", False), ("full", True)])
+@pytest.mark.parametrize(
+    ("output", "tied", "narrow"),
+    [("adaptive", True, ()), ("adaptive", False, ()), ("full", True, ()), ("adaptive", True, (7,))],
+)
 @pytest.mark.parametrize("with_statistics", [False, True])
 @pytest.mark.parametrize("segment", [1, 6])
-def test_the_equations(tmp_path: Path, output: str, tied: bool, with_statistics: bool, segment: int) -> None:
-    model, vocabulary = example(output, tied)
+def test_the_equations(
+    tmp_path: Path, output: str, tied: bool, narrow: tuple[int, ...], with_statistics: bool, segment: int
+) -> None:
+    model, vocabulary = example(output, tied, narrow)
     text, other = tmp_path / "text.txt", tmp_path / "other.txt"
     text.write_text(TEXT)
     other.write_text(OTHER)

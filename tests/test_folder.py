@@ -1,6 +1,7 @@
 """config.json, the model folder and its card: every wrong key, type and range is one clear line."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,9 @@ FOREIGN = "is not the configuration of a glassgate next-word model"
         ("bias", [0, 1, "true", None, []], "must be true or false"),
         ("tied", [0, 1.0, "no", None], "must be true or false"),
         ("dropout", SHARES, "must be at least 0 and below 1"),
-        ("format", [0, 2, "1", 1.0, True, None, [1]], "this version reads format 1"),
+        ("format", [0, 3, "1", 1.0, True, None, [1]], "this version reads formats 1 and 2"),
         ("cutoffs", [None, 3, "34", {}, {"1": 2}], "must be a list of word numbers"),
+        ("embedding_cutoffs", [None, 3, "34", {}, {"1": 2}], "must be a list of word numbers"),
     ],
 )
 def test_a_wrong_value_is_named(path: Path, key: str, values: list[Any], message: str) -> None:
@@ -107,9 +109,43 @@ def test_wrong_cutoffs_are_named(path: Path, output: str, cutoffs: list[Any]) ->
     )
 
 
+def test_the_first_format_is_read(path: Path) -> None:
+    """It knew no adaptive embedding."""
+    table = json.loads(path.read_text())
+    expected = ModelConfig.load(path)
+    assert table.pop("embedding_cutoffs") == []
+    path.write_text(json.dumps({**table, "format": 1}))
+    assert ModelConfig.load(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("narrow", "changed", "message"),
+    [
+        ([2], {"tied": False}, "must be some of the cutoffs .*; got \\[2\\] for \\[2, 4\\], untied"),
+        ([3], {}, "must be some of the cutoffs .*; got \\[3\\] for \\[2, 4\\]"),
+        ([4, 2], {}, "must be some of the cutoffs .*, rising; got \\[4, 2\\]"),
+        ([2, 2], {}, "must be some of the cutoffs .*; got \\[2, 2\\]"),
+        ([True], {"cutoffs": [1, 2]}, "must be some of the cutoffs"),
+        ([2], {"output": "full", "cutoffs": []}, "must be some of the cutoffs .* for \\[\\]"),
+        (
+            [2, 4],
+            {"embedding": 15},
+            "must leave a width of at least 1 to each of 3 bands, got 2 for .* of 15",
+        ),
+    ],
+)
+def test_wrong_embedding_cutoffs_are_named(
+    path: Path, narrow: list[Any], changed: dict[str, Any], message: str
+) -> None:
+    table = {**json.loads(path.read_text()), "tied": True, "embedding": 16, "hidden": 16}
+    table |= {"output": "adaptive", "cutoffs": [2, 4], **changed}
+    path.write_text(json.dumps({**table, "embedding_cutoffs": narrow}))
+    assert re.match(f"embedding_cutoffs: {message}", refusal(path))
+
+
 def test_a_key_more_or_less_is_named(path: Path) -> None:
     table = json.loads(path.read_text())
-    rule = "must hold exactly the keys of format 1; at odds: "
+    rule = "must hold exactly the keys of format 2; at odds: "
     for key in table:
         less = {name: value for name, value in table.items() if name != key}
         path.write_text(json.dumps(less))

@@ -24,6 +24,7 @@ FORMS: list[dict[str, Any]] = [
     {"cell": "gru", "reset": "before"},
     {"cell": "gru", "reset": "after"},
     {"cell": "gru", "reset": "after", "bias": False, "embedding": 5},
+    {"cell": "lstm", "output": "adaptive", "cutoffs": (3, 6), "embedding_cutoffs": (6,)},
 ]
 NUMBERS = [1, 4, 3, 7, 4, 9, 5]
 SPANS = [(0, 7), (2, 5), (6, 7), (0, 1)]

@@ -18,19 +18,24 @@ STEPS, STREAMS = 6, 2
 @st.composite
 def configurations(draw: st.DrawFn) -> ModelConfig:
     hidden, tied = draw(st.integers(1, 9)), draw(st.booleans())
+    embedding = draw(st.one_of(st.just(hidden), st.integers(1, 16)))
     words = draw(st.integers(2, 40))
     cutoffs = draw(st.lists(st.integers(1, words - 1), max_size=3, unique=True))
+    narrow = draw(st.sets(st.sampled_from(cutoffs), max_size=2)) if cutoffs and tied else set()
+    if embedding < 4 ** len(narrow):
+        narrow = set()
     return ModelConfig(
         cell=draw(st.sampled_from(["lstm", "gru"])),
         reset=draw(st.sampled_from(["before", "after"])),
         vocabulary=words,
-        embedding=draw(st.one_of(st.just(hidden), st.integers(1, 9))),
+        embedding=embedding,
         hidden=hidden,
         layers=draw(st.integers(1, 3)),
         bias=draw(st.booleans()),
         tied=tied,
         output="adaptive" if cutoffs else "full",
         cutoffs=tuple(sorted(cutoffs)),
+        embedding_cutoffs=tuple(sorted(narrow)),
         dropout=draw(st.sampled_from([0.0, 0.5])),
     )
 

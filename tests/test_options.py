@@ -1,5 +1,6 @@
 """What a training can be told: bounds, and the rules that fill in what was not given."""
 
+import json
 import os
 from math import inf, nan, prod
 from typing import Any
@@ -53,6 +54,10 @@ from glassgate.parameters.network import MOST_LAYERS
         ("tokens", "letters", "--tokens: must be spaces or words, got 'letters'"),
         ("eos", "word", "--eos: must be line or paragraph or none, got 'word'"),
         ("minimum_count", 0, "--minimum-count: must be at least 1, got 0"),
+        *(
+            ("embedding_cutoffs", value, f"--embedding-cutoffs: must rise from above 0, got {shown}")
+            for value, shown in (((0,), "0"), ((5, 5), "5,5"), ((9, 2), "9,2"), ((-1,), "-1"))
+        ),
     ],
 )
 def test_each_bound_is_one_line_that_names_the_option(name: str, value: Any, message: str) -> None:
@@ -84,8 +89,8 @@ def test_the_bounds_themselves_are_allowed(options: dict[str, Any]) -> None:
 
 
 def test_options_survive_json_and_name_what_differs() -> None:
-    options = TrainOptions(hidden=20, dropout=0.25, cell="gru")
-    assert TrainOptions(**options.as_dict()) == options
+    options = TrainOptions(hidden=20, dropout=0.25, cell="gru", embedding_cutoffs=(5, 9))
+    assert TrainOptions(**json.loads(json.dumps(options.as_dict()))) == options
     given = {"hidden": 20, "dropout": 0.3, "cell": "lstm", "out": "of no training"}
     assert options.differing(given) == ["dropout", "cell"]
     assert options.differing({}) == []
@@ -131,6 +136,39 @@ def test_the_batch_grows_with_the_text(tokens: int, batch: int) -> None:
     # Its rate follows the square root, 0.008 at 40 streams.
     assert plan.learning_rate == pytest.approx(0.008 * (batch / 40) ** 0.5, rel=1e-12)
     assert plan.steps_per_epoch == -(-((tokens - 1) // batch) // 35)
+
+
+def test_embedding_cutoffs_are_among_the_outputs() -> None:
+    """Beside those that the counts ask for."""
+    options = TrainOptions(output="adaptive", embedding_cutoffs=(7, 30))
+    config = Plan.make(options, corpus(60_000)).config
+    assert config.embedding_cutoffs == (7, 30)
+    plain = Plan.make(TrainOptions(output="adaptive"), corpus(60_000)).config
+    assert set(config.cutoffs) == {*plain.cutoffs, 7, 30}
+    assert [band.width for band in config.bands] == [256, 64, 16]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "needs a tied embedding and the adaptive output, got a full one, of 50 words"),
+        (
+            {"output": "adaptive", "tied": False},
+            "needs a tied embedding and the adaptive output, got --untied",
+        ),
+        (
+            {"output": "adaptive", "embedding_cutoffs": (50,)},
+            "must be below the vocabulary's 50 words, got 50",
+        ),
+        (
+            {"output": "adaptive", "embedding": 3},
+            "must leave a width of at least 1 to each of 2 bands, got 1",
+        ),
+    ],
+)
+def test_embedding_cutoffs_that_do_not_fit_are_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(GlassgateError, match=f"embedding.cutoffs: {message}"):
+        Plan.make(TrainOptions(**{"embedding_cutoffs": (5,), **options}), corpus(60_000))
 
 
 def test_what_is_given_stays() -> None:

@@ -19,7 +19,7 @@ from torch import nn
 from glassgate import GlassgateError
 from glassgate.folder.config import ModelConfig
 from glassgate.folder.counting import count_folder
-from glassgate.layers import GRU, AdaptiveSoftmax
+from glassgate.layers import GRU, AdaptiveEmbedding, AdaptiveSoftmax
 from glassgate.parameters import Network, count
 
 EXERCISE = Network(cell="lstm", input=10, hidden=20, vocabulary=100, bias="none")
@@ -278,6 +278,22 @@ def test_an_adaptive_softmax_has_one_more_row_for_each_cluster() -> None:
         assert count(network).output == sum(p.numel() for p in output.parameters()) + projection
 
 
+def test_an_adaptive_embedding_has_narrow_rows_and_a_projection_for_each_band() -> None:
+    for hidden in (16, 20):
+        embedding = AdaptiveEmbedding(100, 16, [20, 50])
+        output = AdaptiveSoftmax(16, 100, [20, 50], embedding=embedding)
+        network = Network(
+            cell="lstm", input=16, hidden=hidden, vocabulary=100, bias="double", tied=True, clusters=2,
+            bands=((30, 4), (50, 1)),
+        )  # fmt: skip
+        projection = 16 * hidden if hidden != 16 else 0
+        counted = count(network)
+        assert counted.output == sum(p.numel() for p in output.parameters()) + projection
+        assert sum(reason.count for reason in counted.reasoning) == counted.with_embedding
+    with pytest.raises(GlassgateError, match=r"^bands: must be some of the words of a tied embedding"):
+        Network(cell="lstm", input=16, hidden=16, vocabulary=80, tied=True, bands=((30, 4), (50, 1)))
+
+
 # Folders
 
 
@@ -296,6 +312,15 @@ FOLDERS = [
     ModelConfig(cell="gru", vocabulary=30, embedding=7, hidden=5, layers=3, reset="after", tied=False),
     ModelConfig(
         cell="gru", vocabulary=30, embedding=7, hidden=5, bias=False, output="adaptive", cutoffs=(9,)
+    ),
+    ModelConfig(
+        cell="gru",
+        vocabulary=30,
+        embedding=7,
+        hidden=5,
+        output="adaptive",
+        cutoffs=(9, 20),
+        embedding_cutoffs=(20,),
     ),
 ]
 

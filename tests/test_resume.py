@@ -305,6 +305,7 @@ def test_what_a_kill_left_half_written_goes_when_the_training_ends(
     shutil.copytree(interrupted[0], folder)
     for name in ("model.safetensors", "README.md", "loss.png", "config.json", "tokenizer.json"):
         (folder / f".{name}.0123456789abcdef.tmp").write_bytes(b"half")
+    (folder / ".tmpG3YDK2").write_bytes(b"half")  # safetensors' own
     (folder / ".notes.tmp").write_text("mine")
     ended = program.run("train", "--resume", "--out", folder)
     assert ended.code == 0, ended.err

@@ -31,17 +31,22 @@ def configs(draw: st.DrawFn, eos: str | None = None) -> ModelConfig:
     adaptive = draw(st.booleans())
     cutoffs = draw(st.sets(st.integers(1, words - 1), min_size=1, max_size=4)) if adaptive else set()
     hidden = draw(st.integers(1, 24))
+    embedding = hidden if tied and draw(st.booleans()) else draw(st.integers(1, 24))
+    narrow = draw(st.sets(st.sampled_from(sorted(cutoffs)), max_size=2)) if adaptive and tied else set()
+    if embedding < 4 ** len(narrow):
+        narrow = set()
     return ModelConfig(
         cell=draw(st.sampled_from(["lstm", "gru"])),
         reset=draw(st.sampled_from(["before", "after"])),
         vocabulary=words,
-        embedding=hidden if tied and draw(st.booleans()) else draw(st.integers(1, 24)),
+        embedding=embedding,
         hidden=hidden,
         layers=draw(st.integers(1, 3)),
         bias=draw(st.booleans()),
         tied=tied,
         output="adaptive" if adaptive else "full",
         cutoffs=tuple(sorted(cutoffs)),
+        embedding_cutoffs=tuple(sorted(narrow)),
         eos=eos or draw(st.sampled_from(["line", "none"])),
     )
 

@@ -18,12 +18,18 @@ from glassgate.folder.config import ModelConfig
 from glassgate.runtime import _rows
 from glassgate.runtime.matrix import Matrix
 from glassgate.runtime.output import Output
+from glassgate.runtime.word_matrix import Piece, WordMatrix
 from test_runtime import CLOSE, configs, float32
 
 
 def output_of(config: ModelConfig, weights: dict[str, Any]) -> Output:
-    V = weights["embedding.weight" if config.tied else "output.weight"]
-    return Output(config, Matrix(Stored(V)), weights)
+    stored = {name: Stored(values) for name, values in weights.items()}
+    V = WordMatrix.embedding(config, stored) if config.tied else whole(Matrix(stored["output.weight"]))
+    return Output(config, V, weights)
+
+
+def whole(V: Matrix) -> WordMatrix:
+    return WordMatrix([Piece(0, V)])
 
 
 def in_every_form(V: Any) -> list[Stored]:
@@ -94,7 +100,8 @@ def test_the_best_words_of_any_weights_are_exact_in_every_form(
     weights = {name: generator.normal(size=shape) * scale for name, shape in config.tensors().items()}
     if cutoffs:  # so that a word of a cluster is about as probable as one of the head
         weights["output.clusters.bias"] += np.log(np.diff((*cutoffs, words)))
-    output = Output(config, V, {name: values.astype(V.dtype) for name, values in weights.items()})
+    weights = {name: values.astype(V.dtype) for name, values in weights.items()}
+    output = Output(config, whole(V), weights)
     k, never = data.draw(st.sampled_from([1, 3, 20, 400])), data.draw(st.integers(0, words - 1))
     allowed = np.flatnonzero(generator.random(words) < 0.3) if data.draw(st.booleans()) else None
     for h in np.repeat(generator.normal(size=(3, width)).astype(V.dtype), 2, axis=0):
@@ -228,7 +235,7 @@ def against_a_cluster(stored: Stored, c: Any, lead: float, h: Any) -> Output:
     bias[0] = best + lead
     none = np.zeros((1, width), matrix.dtype)
     weights = {"output.bias": bias, "output.clusters.weight": none, "output.clusters.bias": none[0, :1]}
-    output = Output(config, matrix, weights)
+    output = Output(config, whole(matrix), weights)
     for _ in range(2):
         output.best(h[None], rows)
     return output
@@ -281,7 +288,7 @@ def test_many_at_once_are_each_alone_to_the_bit(seed: int, count: int, width: in
     V = Matrix(in_every_form(generator.normal(size=(words, width)))[form])
     weights = {name: generator.normal(size=shape).astype(V.dtype) for name, shape in config.tensors().items()}
     h = generator.normal(size=(count, width)).astype(V.dtype)
-    one, other = Output(config, V, weights), Output(config, V, weights, threads=3)
+    one, other = Output(config, whole(V), weights), Output(config, whole(V), weights, threads=3)
     allowed = np.flatnonzero(generator.random(words) < 0.5) if seed % 2 else None
     for _ in range(2):
         alone = [one.best(row[None], 7, allowed, 1)[0] for row in h]
@@ -317,14 +324,15 @@ def test_of_equal_words_the_lower_numbers_come_and_barred_ones_never() -> None:
                 assert len(y) == 2
 
 
-@pytest.mark.parametrize("wrong", ["V", "h", "y", "c", "scales", "none", "form", "size"])
+@pytest.mark.parametrize("wrong", ["V", "h", "y", "c", "scales", "none", "form", "size", "count", "many"])
 def test_the_kernel_reads_no_byte_beyond_a_buffer(wrong: str) -> None:
     V, scales = np.zeros((3, 4), np.int8), np.zeros(3, np.float32)
     call: dict[str, Any] = {"form": 3, "rows": 3, "width": 4, "V": V, "scales": scales, "c": scales}
-    call |= {"h": np.zeros(4, np.float32), "y": np.zeros(3, np.float32)}
+    call |= {"count": 2, "h": np.zeros((2, 4), np.float32), "y": np.zeros((2, 3), np.float32)}
     _rows.product(**call)
-    if wrong in ("none", "form", "size"):
+    if wrong in ("none", "form", "size", "count", "many"):
         changes = {"none": {"scales": None}, "form": {"form": 4}, "size": {"rows": 2**40, "width": 2**40}}
+        changes |= {"count": {"count": -1}, "many": {"count": 2**40}}
         call |= changes[wrong]
         message = "must not be None|out of bounds"
     else:
@@ -343,25 +351,37 @@ def test_the_softmax_kernel_reads_no_byte_beyond_a_buffer(wrong: str) -> None:
         _rows.log_softmax(**call)
 
 
+def piece(form: int = 3, words: int = 3, width: int = 4, **other: Any) -> tuple[Any, ...]:
+    told = {"V": np.zeros((3, 4), np.int8), "scales": np.zeros(3, np.float32), **other}
+    return (form, words, width, told["V"], told["scales"])
+
+
 LAYOUT: dict[str, Any] = {
-    "form": 3, "words": 6, "width": 4, "bounds": np.array([0, 2, 6]), "V": np.zeros((6, 4), np.int8),
-    "scales": np.zeros(6, np.float32), "c": np.zeros(6, np.float32),
-    "entries": np.zeros((1, 4), np.float32), "entry_biases": np.zeros(1, np.float32),
+    "bounds": np.array([0, 2, 3, 6]), "c": np.zeros(6, np.float32),
+    "pieces": [piece(), piece(width=2, V=np.zeros((3, 2), np.int8))],
+    "entries": np.zeros((2, 4), np.float32), "entry_biases": np.zeros(2, np.float32),
 }  # fmt: skip
+ONE = np.zeros(1, np.int8)
 
 
 @pytest.mark.parametrize(
     "changed",
     [
-        {"form": 4}, {"words": 7}, {"words": 2**41}, {"width": 3}, {"width": 0}, {"scales": None},
-        {"bounds": np.array([0, 2, 7])}, {"bounds": np.array([0, 0, 6])}, {"bounds": np.array([1, 2, 6])},
-        {"bounds": np.array([6])}, {"bounds": np.array([0, 6])}, {"entries": None},
-        *({name: np.zeros(1, np.int8)} for name in ("V", "scales", "c", "entries", "entry_biases", "bounds")),
+        *({"pieces": [piece(), piece(**wrong)]} for wrong in (
+            {"form": 4}, {"words": 4}, {"words": 2**41}, {"width": 3}, {"width": 0}, {"scales": None},
+            {"V": ONE}, {"scales": ONE}, {"form": 1, "V": np.zeros((3, 4)), "scales": None},
+        )),
+        {"pieces": []}, {"pieces": [piece()]}, {"pieces": [piece()[:4], piece()]},
+        {"pieces": [piece(words=0, V=b"", scales=b""), piece(), piece()]},
+        {"bounds": np.array([0, 2, 3, 7])}, {"bounds": np.array([0, 0, 3, 6])},
+        {"bounds": np.array([1, 2, 3, 6])}, {"bounds": np.array([0, 2, 4, 6])}, {"bounds": np.array([6])},
+        {"bounds": np.array([0, 3, 6])}, {"bounds": np.array([0, 6])}, {"entries": None},
+        *({name: ONE} for name in ("c", "entries", "entry_biases", "bounds")),
     ],
 )  # fmt: skip
 def test_an_output_takes_only_buffers_that_fit(changed: dict[str, Any]) -> None:
     _rows.Output(**LAYOUT)
-    with pytest.raises(ValueError, match=r"needs|out of bounds|must not be None"):
+    with pytest.raises(ValueError, match=r"needs|out of bounds|must not be None|not both|five things"):
         _rows.Output(**LAYOUT | changed)
 
 
@@ -370,18 +390,19 @@ def test_an_output_takes_only_buffers_that_fit(changed: dict[str, Any]) -> None:
     [
         {"count": 0}, {"count": 2**41}, {"k": 0}, {"k": 2**40}, {"threads": 0},
         {"allowed": np.array([6])}, {"allowed": np.array([3, 3])}, {"allowed": np.array([-1, 3])},
-        *({name: np.zeros(1, np.int8)} for name in ("h", "numbers", "logs")),
+        *({name: ONE} for name in ("numbers", "logs")),
+        *({"h": h} for h in ([], [np.zeros((2, 4), np.float32)], [ONE, ONE], [None, None])),
     ],
 )  # fmt: skip
 def test_the_best_kernel_reads_and_writes_no_byte_beyond_a_buffer(changed: dict[str, Any]) -> None:
     call: dict[str, Any] = {"count": 2, "k": 3, "never": -1, "threads": 1, "allowed": None}
     call |= {
-        "h": np.zeros((2, 4), np.float32),
+        "h": [np.zeros((2, 4), np.float32), np.zeros((2, 2), np.float32)],
         "numbers": np.zeros((2, 3), np.int64),
         "logs": np.zeros((2, 3)),
     }
     output = _rows.Output(**LAYOUT)
     assert output.best(**call) == 3
     assert output.best(**call | {"allowed": np.array([3, 4]), "never": 4}) == 1
-    with pytest.raises(ValueError, match=r"needs|out of bounds"):
+    with pytest.raises(ValueError, match=r"needs|out of bounds|one for each piece"):
         output.best(**call | changed)

@@ -43,7 +43,8 @@ def test_a_loaded_model_predicts_as_the_one_that_was_saved(folder: Path) -> None
 def test_a_loaded_model_lies_in_a_map_that_processes_share(folder: Path) -> None:
     """Its embedding, which is V: in memory that is the file's own, shared and read-only."""
     model = glassgate.load(folder)
-    values = model.network.embedding.stored.values
+    ((_, embedding, _),) = model.network.embedding.pieces
+    values = embedding.stored.values
     address, size = values.__array_interface__["data"][0], values.nbytes
     for line in Path("/proc/self/maps").read_text().splitlines():
         place, permissions, *_, name = line.split(maxsplit=5)
@@ -54,7 +55,7 @@ def test_a_loaded_model_lies_in_a_map_that_processes_share(folder: Path) -> None
             break
     else:
         pytest.fail("the embedding lies in no map of memory")
-    assert all(np.shares_memory(values, part.stored.values) for _, part, _ in model.network.output.parts)
+    assert all(np.shares_memory(values, part.V.stored.values) for part in model.network.output.parts)
 
 
 def test_recurrent_weights_are_packed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

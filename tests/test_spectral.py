@@ -14,6 +14,7 @@ from glassgate.language import spectral
 from glassgate.language.options import TrainOptions
 from glassgate.language.spectral import spectral_embedding
 from glassgate.language.trainer import Trainer
+from glassgate.layers import AdaptiveEmbedding
 from test_options import corpus
 
 WORDS = 30
@@ -94,6 +95,26 @@ def test_the_same_seed_gives_the_same_bits() -> None:
 )
 def test_what_tells_too_little_gives_none(tokens: npt.NDArray[np.uint16], width: int) -> None:
     assert spectral_embedding(tokens, WORDS, width, seed=1) is None
+
+
+def test_an_adaptive_embedding_begins_as_close_to_it_as_it_can(tmp_path: Path) -> None:
+    made = replace(corpus(2_000), train=text(2_000))
+    options = TrainOptions(
+        hidden=8, embedding=4, spectral=True, output="adaptive", embedding_cutoffs=(5,), threads=1
+    )
+    trainer = Trainer(tmp_path, options, made, Console(file=StringIO()))
+    rows = spectral_embedding(made.train, len(made.vocabulary), 4, options.seed)
+    assert rows is not None
+    begun = trainer.model.embedding
+    assert isinstance(begun, AdaptiveEmbedding)
+    found = begun.matrix().detach()
+    assert torch.equal(found[:5], rows[:5])
+    # One number for each word is left of four: the largest singular value.
+    lost = torch.linalg.svdvals(rows[5:].double())[1:].square().sum().sqrt()
+    assert float(lost) > 0.01
+    # The axis is found in float32, a few eps off; what is lost is least there, so it shows in the square of
+    # that. The rows themselves are rounded, by eps of numbers of the size of what is lost.
+    torch.testing.assert_close((found - rows)[5:].double().norm(), lost, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("wanted", [True, False])

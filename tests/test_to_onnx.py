@@ -31,6 +31,10 @@ FORMS: dict[str, dict[str, Any]] = {
     "lstm, tied at one width": {"cell": "lstm", "embedding": 11},
     "lstm, adaptive": {"cell": "lstm", "output": "adaptive", "cutoffs": (7, 8, 20)},
     "lstm, adaptive, no bias": {"cell": "lstm", "output": "adaptive", "cutoffs": (5,), "bias": False},
+    "lstm, adaptive embedding": {
+        **{"cell": "lstm", "output": "adaptive", "cutoffs": (7, 8, 20)},
+        **{"embedding": 16, "embedding_cutoffs": (8, 20)},
+    },
     "gru, before": {"cell": "gru", "reset": "before"},
     "gru, before, stack, adaptive": {
         **{"cell": "gru", "reset": "before", "layers": 2, "output": "adaptive"},

@@ -38,6 +38,7 @@ FORMS: dict[str, list[object]] = {
         *("--tokens", "words", "--minimum-count", 3, "--seed", 7, "--weight-decay", 0, "--clip", 0.5),
     ],
     "gru, before": ["--cell", "gru", "--embedding", 12],
+    "gru, adaptive embedding": ["--cell", "gru", "--output", "adaptive", "--embedding-cutoffs", "5"],
     "gru, after": ["--cell", "gru", "--reset", "after", "--layers", 2, "--dropout", 0.1],
 }
 

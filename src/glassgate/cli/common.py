@@ -9,7 +9,7 @@ from pathlib import Path
 
 from glassgate.errors import GlassgateError
 
-__all__ = ["naming_options", "needs", "printable", "size_of_texts", "use_one_thread"]
+__all__ = ["naming_options", "needs", "printable", "size_of_texts", "use_one_thread", "word_numbers"]
 
 # Control characters, line and paragraph separators, and what turns the direction of writing; not the
 # joiners, which belong to the words of some scripts.
@@ -91,6 +91,25 @@ def size_of_texts(paths: Sequence[Path]) -> int:
     from glassgate.language.text import find_files
 
     return sum(file.stat().st_size for file in find_files(paths))
+
+
+def word_numbers(option: str, text: str) -> tuple[int, ...]:
+    """Read what an option was given: word numbers between commas.
+
+    Raises
+    ------
+    GlassgateError
+        It is something else.
+
+    Examples
+    --------
+    >>> word_numbers("--embedding-cutoffs", "20000,100_000")
+    (20000, 100000)
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise GlassgateError(f"{option}: must be whole numbers between commas, got {text!r}") from None
 
 
 def use_one_thread() -> None:

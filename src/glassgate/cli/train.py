@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from glassgate.cli.common import needs
+from glassgate.cli.common import needs, word_numbers
 
 Files = Annotated[
     list[Path] | None, typer.Argument(metavar="TEXT...", help="UTF-8 texts, .gz or plain; folders.")
@@ -39,6 +39,10 @@ def command(
     layers: Annotated[int | None, typer.Option(help="Layers.  [by recipe, 1]")] = None,
     embedding: Annotated[
         int | None, typer.Option(help="Width of the word embedding.  [by recipe, 256]")
+    ] = None,
+    embedding_cutoffs: Annotated[
+        str | None,
+        typer.Option(metavar="N,N", help="Words from which on it is a quarter as wide as before.  [none]"),
     ] = None,
     bias: Annotated[bool | None, typer.Option("--bias/--no-bias", help="Biases.  [bias]")] = None,
     tied: Annotated[
@@ -130,6 +134,8 @@ def command(
 
     names = TrainOptions.__dataclass_fields__
     given: dict[str, Any] = {n: v for n, v in context.params.items() if n in names and v is not None}
+    if embedding_cutoffs is not None:
+        given["embedding_cutoffs"] = word_numbers("--embedding-cutoffs", embedding_cutoffs)
     if not texts and not resume:
         raise GlassgateError("TEXT: expected a text to train on, got none")
     outcome = train(

@@ -136,7 +136,8 @@ class _Graph:
     def layers(self, states: Sequence[str]) -> str:
         """Add what leads from words to hidden states [time, batch, hidden] and to the next states."""
         config = self.config
-        self.node("Gather", [self.constant("embedding", self.weights["embedding.weight"]), "words"], "x0")
+        self.embedding()
+        self.node("Gather", ["embedding", "words"], "x0")
         one_each = self.whole("one_each", [1] * config.layers)
         for state in states:
             parts = [f"{state}{layer}" for layer in range(config.layers)]
@@ -154,6 +155,21 @@ class _Graph:
             parts = [f"{state}{layer}_next" for layer in range(config.layers)]
             self.node("Concat", parts, f"{state}_next", axis=0)
         return f"x{config.layers}"
+
+    def embedding(self) -> None:
+        """Add the embedding, of full width: a runtime widens the bands of an adaptive one when it loads."""
+        first, *narrow = self.config.bands
+        if not narrow:
+            self.constant("embedding", self.weights[first.table])
+            return
+        parts = [self.constant("E0", self.weights[first.table])]
+        for number, band in enumerate(narrow, start=1):
+            assert band.projection is not None
+            E = self.constant(f"E{number}", self.weights[band.table])
+            Q = self.constant(f"Q{number}", self.weights[band.projection])
+            self.node("Gemm", [E, Q], f"widened{number}", transB=1)
+            parts.append(f"widened{number}")
+        self.node("Concat", parts, "embedding", axis=0)
 
     def gates(self, layer: int) -> list[str]:
         """Add the weights of a layer: [1, gates hidden, inputs], both biases side by side."""

@@ -51,11 +51,12 @@ def write_card(
     output = (
         "full softmax" if config.output == "full" else f"adaptive softmax, cutoffs {list(config.cutoffs)}"
     )
+    narrow = "".join(f", {band.width} from word {band.start:,} on" for band in config.bands[1:])
     ends = {"line": "line", "paragraph": "paragraph", "none": "nothing: there is no such token"}[config.eos]
     facts = [
         ("vocabulary", f"{config.vocabulary:,} words" + (", lower case" if lowercase else "")),
         ("`<eos>` ends a", ends) if config.eos != "none" else ("`<eos>` ends", ends),
-        ("embedding", f"{config.embedding} wide" + (", tied to the output" if config.tied else "")),
+        ("embedding", f"{config.embedding} wide{narrow}" + (", tied to the output" if config.tied else "")),
         ("output", f"y = {formula}, {output}"),
         ("biases", "yes" if config.bias else "none"),
         ("trainable weights", f"{weights:,} with the embedding"),

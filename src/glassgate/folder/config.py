@@ -4,13 +4,13 @@ import json
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from glassgate.errors import GlassgateError
 from glassgate.folder.files import read_json
 from glassgate.parameters.network import MOST_LAYERS
 
-__all__ = ["Cell", "Eos", "ModelConfig", "Output", "Reset"]
+__all__ = ["NARROWER", "Band", "Cell", "Eos", "ModelConfig", "Output", "Reset"]
 
 Cell = Literal["lstm", "gru"]
 Reset = Literal["before", "after"]
@@ -18,9 +18,20 @@ Output = Literal["full", "adaptive"]
 Eos = Literal["line", "paragraph", "none"]
 """What ``<eos>`` ends: each line, each paragraph (lines up to an empty one), or nothing."""
 
-FORMAT = 1
+FORMAT = 2  # 1 had no embedding_cutoffs, and is read
+NARROWER = 4  # how many times narrower a band of an adaptive embedding is than the one before
 LARGEST_FILE = 64 << 10  # bytes
 LARGEST_SIZE = 100_000_000  # of any width or vocabulary: products of two stay far below 2^63
+
+
+class Band(NamedTuple):
+    """Words whose vectors are equally wide: x = E[word - start], or Q E[word - start] where there is a Q."""
+
+    start: int
+    stop: int
+    width: int
+    table: str  #: the name of the tensor E [stop - start, width]
+    projection: str | None  #: that of Q [embedding, width]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +52,9 @@ class ModelConfig:
         stands before it: y = softmax(V P h + c).
     output, cutoffs
         ``"full"``, or ``"adaptive"`` with the words at which one cluster ends and the next begins.
+    embedding_cutoffs
+        Of an adaptive embedding: the words from which on it is a quarter as wide as before, some of
+        ``cutoffs``; V is tied to it. None: all words are equally wide.
     dropout
         The share of values that training drops.
     eos
@@ -63,6 +77,7 @@ class ModelConfig:
     tied: bool = True
     output: Output = "full"
     cutoffs: tuple[int, ...] = ()
+    embedding_cutoffs: tuple[int, ...] = ()
     dropout: float = 0.0
     eos: Eos = "line"
     format: int = FORMAT
@@ -82,7 +97,7 @@ class ModelConfig:
         if type(self.dropout) not in (int, float) or not 0 <= self.dropout < 1:
             raise GlassgateError(f"dropout: must be at least 0 and below 1, got {self.dropout!r}")
         if type(self.format) is not int or self.format != FORMAT:
-            raise GlassgateError(f"format: this version reads format {FORMAT}, got {self.format!r}")
+            raise GlassgateError(f"format: this version reads formats 1 and {FORMAT}, got {self.format!r}")
         self._check_cutoffs()
 
     def _check_cutoffs(self) -> None:
@@ -92,6 +107,18 @@ class ModelConfig:
             raise GlassgateError(
                 f"cutoffs: an adaptive output has rising word numbers below {self.vocabulary}, a full one "
                 f"none; got {list(self.cutoffs)} for {self.output}"
+            )
+        narrow = self.embedding_cutoffs
+        among = [cut for cut in self.cutoffs if cut in narrow] == list(narrow)
+        if narrow and not (self.tied and among and all(type(cut) is int for cut in narrow)):
+            raise GlassgateError(
+                f"embedding_cutoffs: must be some of the cutoffs of an adaptive output that is tied, rising; "
+                f"got {list(narrow)} for {list(self.cutoffs)}{'' if self.tied else ', untied'}"
+            )
+        if self.embedding // NARROWER ** len(narrow) < 1:
+            raise GlassgateError(
+                f"embedding_cutoffs: must leave a width of at least 1 to each of {len(narrow) + 1} bands, "
+                f"got {len(narrow)} for an embedding of {self.embedding}"
             )
 
     @property
@@ -104,9 +131,30 @@ class ModelConfig:
         """The width of what V multiplies: the hidden state, or its projection."""
         return self.embedding if self.tied else self.hidden
 
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """The bands of the embedding, one where all words are equally wide."""
+        bounds = (0, *self.embedding_cutoffs, self.vocabulary)
+        if len(bounds) == 2:
+            return (Band(*bounds, self.embedding, "embedding.weight", None),)
+        return tuple(
+            Band(
+                start,
+                stop,
+                self.embedding // NARROWER**number,
+                f"embedding.tables.{number}.weight",
+                f"embedding.projections.{number - 1}.weight" if number else None,
+            )
+            for number, (start, stop) in enumerate(pairwise(bounds))
+        )
+
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Name every tensor of model.safetensors with its shape; no other is there."""
-        shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (self.vocabulary, self.embedding)}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for band in self.bands:
+            shapes[band.table] = (band.stop - band.start, band.width)
+            if band.projection is not None:
+                shapes[band.projection] = (self.embedding, band.width)
         rows = self.gates * self.hidden
         for layer in range(self.layers):
             shapes[f"rnn.weight_ih_l{layer}"] = (rows, self.hidden if layer else self.embedding)
@@ -146,14 +194,17 @@ class ModelConfig:
 
     @classmethod
     def _from(cls, values: dict[str, Any], path: Path) -> "ModelConfig":
+        if type(values.get("format")) is int and values["format"] == 1:
+            values = {**values, "embedding_cutoffs": [], "format": FORMAT}
         known = {field.name for field in fields(cls)}
         if values.keys() != known:
             names = ", ".join(map(repr, sorted(values.keys() ^ known)))
             raise GlassgateError(f"{path}: must hold exactly the keys of format {FORMAT}; at odds: {names}")
-        cutoffs = values["cutoffs"]
-        if not isinstance(cutoffs, list):
-            raise GlassgateError(f"{path}: cutoffs: must be a list of word numbers, got {cutoffs!r}")
+        for name in ("cutoffs", "embedding_cutoffs"):
+            if not isinstance(values[name], list):
+                raise GlassgateError(f"{path}: {name}: must be a list of word numbers, got {values[name]!r}")
+            values = {**values, name: tuple(values[name])}
         try:
-            return cls(**{**values, "cutoffs": tuple(cutoffs)})
+            return cls(**values)
         except GlassgateError as error:
             raise GlassgateError(f"{path}: {error}") from error

@@ -72,6 +72,7 @@ def _read_folder(folder: Path) -> tuple[Network, dict[str, tuple[int, ...]]]:
             tied=config.tied,
             reset=config.reset if config.cell == "gru" else "before",
             clusters=len(config.cutoffs),
+            bands=tuple((band.stop - band.start, band.width) for band in config.bands[1:]),
         )
     except GlassgateError as error:
         raise GlassgateError(f"{folder / CONFIG}: {error}") from error

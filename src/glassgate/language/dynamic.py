@@ -20,7 +20,6 @@ from glassgate.language.corpus import encode_segments
 from glassgate.language.figures import exponential
 from glassgate.language.model import NextWordModel, State
 from glassgate.language.text import find_files, read_segments
-from glassgate.layers import track
 from glassgate.layers.rows import tracked
 
 __all__ = ["DynamicOptions", "dynamic_perplexity", "read_trainable"]
@@ -118,9 +117,7 @@ def dynamic_perplexity(
     moving = deepcopy(model)
     trained = dict(model.named_parameters())
     parameters = dict(moving.named_parameters())
-    for name in ("embedding.weight", "output.weight"):
-        if name in parameters:
-            track(parameters[name])
+    moving.track_words()
     scales, total, count = None, 0.0, 0
     if statistics:
         scales = _gather(moving, parameters, _segments(vocabulary, moving, statistics, options), report)

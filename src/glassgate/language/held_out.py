@@ -51,7 +51,7 @@ def perplexity(model: NextWordModel, tokens: TokenArray, first: int | None, stre
     padded = np.zeros(streams * length + 1, np.int64)
     padded[: count + 1] = text
     places = np.arange(streams) * length + np.arange(length + 1)[:, None]
-    device = model.embedding.weight.device
+    device = model.output.weight.device
     words = torch.from_numpy(padded[places]).to(device)
     counted = torch.from_numpy(places[1:] <= count).to(device)
     state, total = model.initial_state(streams), 0.0

@@ -8,8 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from glassgate.folder.config import ModelConfig
-from glassgate.layers import GRU, LSTM, AdaptiveSoftmax, Embedding, FullSoftmax
+from glassgate.folder.config import NARROWER, ModelConfig
+from glassgate.layers import GRU, LSTM, AdaptiveEmbedding, AdaptiveSoftmax, Embedding, FullSoftmax, track
 from glassgate.layers.output import Reduction
 
 __all__ = ["NextWordModel", "State"]
@@ -57,8 +57,15 @@ class NextWordModel(nn.Module):
     def __init__(self, config: ModelConfig, weight_drop: float = 0.0) -> None:
         super().__init__()
         self.config = config
-        self.embedding = Embedding(config.vocabulary, config.embedding)
-        nn.init.uniform_(self.embedding.weight, -INITIAL_RANGE, INITIAL_RANGE)
+        self.embedding: Embedding | AdaptiveEmbedding
+        adaptive = None
+        if config.embedding_cutoffs:
+            words = (config.vocabulary, config.embedding, config.embedding_cutoffs)
+            self.embedding = adaptive = AdaptiveEmbedding(*words, div_value=NARROWER)
+        else:
+            self.embedding = Embedding(config.vocabulary, config.embedding)
+        for E in self.word_matrices():
+            nn.init.uniform_(E, -INITIAL_RANGE, INITIAL_RANGE)
         between = config.dropout if config.layers > 1 else 0.0  # torch warns of one that cannot act
         sizes = (config.embedding, config.hidden, config.layers, config.bias)
         self.rnn: LSTM | GRU
@@ -71,11 +78,23 @@ class NextWordModel(nn.Module):
         self.projection = nn.Linear(config.hidden, config.embedding, bias=False) if narrower else None
         self.output: FullSoftmax | AdaptiveSoftmax
         if config.cutoffs:
-            self.output = AdaptiveSoftmax(config.width, config.vocabulary, config.cutoffs, config.bias)
+            size = (config.width, config.vocabulary)
+            self.output = AdaptiveSoftmax(*size, config.cutoffs, config.bias, embedding=adaptive)
         else:
             self.output = FullSoftmax(config.width, config.vocabulary, config.bias)
         if config.tied:
-            self.output.weight = cast(nn.Parameter, self.embedding.weight)
+            self.output.weight = self.word_matrices()[0]
+
+    def word_matrices(self) -> list[nn.Parameter]:
+        """Return the embedding's matrices of a row for each word: one, or that of each band."""
+        if isinstance(self.embedding, AdaptiveEmbedding):
+            return [E for E, _ in self.embedding.factors()]
+        return [cast(nn.Parameter, self.embedding.weight)]
+
+    def track_words(self) -> None:
+        """Gather the gradients of the embedding and of V by rows: `glassgate.layers.track`."""
+        for matrix in (*self.word_matrices(), self.output.weight):  # a tied one is tracked once
+            track(matrix)
 
     def forward(self, words: Tensor, state: State) -> tuple[Tensor, State]:
         """Run the stack over a sequence.
@@ -100,7 +119,7 @@ class NextWordModel(nn.Module):
         x = self._drop(self.embedding(words))
         h, last = self.rnn(x, state if self.config.cell == "lstm" else state[0])
         # Under autocast they are bfloat16; what is carried on to the next piece is not rounded so often.
-        dtype = self.embedding.weight.dtype
+        dtype = self.output.weight.dtype
         return h, tuple(part.to(dtype) for part in (last if isinstance(last, tuple) else (last,)))
 
     def _project(self, h: Tensor) -> Tensor:
@@ -164,7 +183,7 @@ class NextWordModel(nn.Module):
 
     def initial_state(self, batch: int) -> State:
         """Return the state before the first word: zeros, for ``batch`` sequences."""
-        zeros = self.embedding.weight.new_zeros(self.config.layers, batch, self.config.hidden)
+        zeros = self.output.weight.new_zeros(self.config.layers, batch, self.config.hidden)
         return (zeros, zeros.clone()) if self.config.cell == "lstm" else (zeros,)
 
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:

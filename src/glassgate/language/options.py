@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
 from math import isfinite, prod
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -64,7 +65,8 @@ AVERAGED = 8  # more where weights are averaged: the mean, and what a validation
 class TrainOptions:
     """Options of a training; None stands for what `Plan` derives from the text.
 
-    Each attribute is the command-line option of the same name.
+    Each attribute is the command-line option of the same name. ``embedding_cutoffs`` are the words from which
+    on the embedding is a quarter as wide as before.
 
     Examples
     --------
@@ -79,6 +81,7 @@ class TrainOptions:
     hidden: int | None = None
     layers: int | None = None
     embedding: int | None = None
+    embedding_cutoffs: tuple[int, ...] = ()
     bias: bool = True
     tied: bool = True
     output: OutputChoice = "auto"
@@ -110,6 +113,12 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and value not in get_args(choices):
                 raise GlassgateError(f"--{name}: must be {' or '.join(get_args(choices))}, got {value!r}")
+        narrow = tuple(self.embedding_cutoffs)  # JSON has lists
+        object.__setattr__(self, "embedding_cutoffs", narrow)
+        if not all(0 < a < b for a, b in pairwise((*narrow, LARGEST_SIZE))):
+            raise GlassgateError(
+                f"--embedding-cutoffs: must rise from above 0, got {','.join(map(str, narrow))}"
+            )
         for name in ("hidden", "layers", "embedding", "epochs", "batch", "unroll", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -236,9 +245,11 @@ class Plan:
         if options.output != "auto":
             output = options.output
         cutoffs: tuple[int, ...] = ()
+        _check_narrow(options, output, words)
         if output == "adaptive":
             width = recipe.embedding if options.tied else recipe.hidden
             cutoffs = choose_cutoffs(count_words(corpus.train, words), width, batch * options.unroll)
+            cutoffs = tuple(sorted({*cutoffs, *options.embedding_cutoffs}))
         dropout, decay = recipe.dropout, recipe.weight_decay
         if dropout is None:
             dropout = choose_dropout(tokens, expected, recipe.hidden)
@@ -255,6 +266,7 @@ class Plan:
             tied=options.tied,
             output=output,
             cutoffs=cutoffs,
+            embedding_cutoffs=options.embedding_cutoffs,
             dropout=dropout,
             eos=corpus.eos,
         )
@@ -298,6 +310,15 @@ class Plan:
         """Return the share of the budget that is spent: of the steps or of the time, the larger."""
         spent = step / self.steps
         return min(1.0, spent if self.seconds is None else max(spent, seconds / self.seconds))
+
+
+def _check_narrow(options: TrainOptions, output: Output, words: int) -> None:
+    narrow, name = options.embedding_cutoffs, "--embedding-cutoffs"
+    if narrow and not (options.tied and output == "adaptive"):
+        came = "--untied" if not options.tied else f"a full one, of {words:,} words"
+        raise GlassgateError(f"{name}: needs a tied embedding and the adaptive output, got {came}")
+    if narrow and narrow[-1] >= words:
+        raise GlassgateError(f"{name}: must be below the vocabulary's {words:,} words, got {narrow[-1]:,}")
 
 
 def _precision(options: TrainOptions, hidden: int) -> Precision:

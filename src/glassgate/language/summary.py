@@ -23,10 +23,11 @@ def introduction(plan: Plan, weights: int, done: int) -> str:
     ends = [f"{plan.epochs} epoch{'s' * (plan.epochs > 1)} ({plan.steps:,} steps)"]
     if plan.seconds is not None:
         ends.insert(0, clock(plan.seconds))
+    narrow = "".join(f", {band.width} from word {band.start:,}" for band in config.bands[1:])
     resumed = f"going on at step {done:,}; " if done else ""
     return (
         f"{resumed}{config.cell.upper()} {config.layers} x {config.hidden}, embedding {config.embedding}"
-        f"{' (tied)' if config.tied else ''}, {config.output} softmax\n"
+        f"{' (tied)' if config.tied else ''}{narrow}, {config.output} softmax\n"
         f"{weights:,} weights with the embedding; recipe {plan.recipe}: "
         f"{plan.batch} streams of {plan.unroll} words a step, {plan.precision}, dropout {config.dropout:g}, "
         f"for {' or '.join(ends)}{', what comes first' if len(ends) > 1 else ''}"

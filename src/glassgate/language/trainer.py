@@ -35,7 +35,6 @@ from glassgate.language.progress import ProgressDisplay, clock
 from glassgate.language.schedule import Streams, one_cycle
 from glassgate.language.spectral import spectral_embedding
 from glassgate.language.summary import introduction, training_rows
-from glassgate.layers import track
 
 __all__ = ["CHECKPOINT", "SAVE_EVERY", "WORK", "Outcome", "Trainer", "discard", "how_to_resume"]
 
@@ -128,13 +127,14 @@ class Trainer:
             counts = count_words(tokens, plan.config.vocabulary)
             self.model.output.start_at(torch.from_numpy(counts))
         if plan.spectral:
-            weight = self.model.embedding.weight.detach()
             if self.writes:
                 with self.console.status("reading which words stand together"):
-                    rows = spectral_embedding(tokens, len(weight), weight.shape[1], self.options.seed)
+                    size = plan.config.vocabulary, plan.config.embedding
+                    rows = spectral_embedding(tokens, *size, self.options.seed)
                 if rows is not None:
-                    weight[: len(rows)] = rows
-            self.ranks.share(weight)
+                    self.model.embedding.start_at(rows)
+            for parameter in self.model.embedding.parameters():
+                self.ranks.share(parameter.detach())
         self.progress.seconds = time.monotonic() - started
 
     def run(self) -> Outcome:
@@ -362,18 +362,17 @@ def discard(out: Path) -> None:
     if (out / WORK).exists():
         (out / WORK).rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
-    for name in (files.CONFIG, files.WEIGHTS, files.TOKENIZER, files.CARD, files.PICTURE):
-        for left in out.glob(f".{name}.*.tmp"):  # half written when a run was killed
+    # Half written when a run was killed, by us or by the library of the weights, which has a name of its own.
+    names = (files.CONFIG, files.WEIGHTS, files.TOKENIZER, files.CARD, files.PICTURE)
+    for pattern in (*(f".{name}.*.tmp" for name in names), ".tmp??????"):
+        for left in out.glob(pattern):
             left.unlink(missing_ok=True)
 
 
 def _optimizer(model: NextWordModel, weight_decay: float) -> AdamW:
     """Make the optimiser; of the embedding and of V it visits the rows in play."""
-    parameters = dict(model.named_parameters())
-    for name in ("embedding.weight", "output.weight"):
-        if name in parameters:  # a tied matrix is there once
-            track(parameters[name])
-    return AdamW(parameters, weight_decay)
+    model.track_words()
+    return AdamW(dict(model.named_parameters()), weight_decay)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import sqrt
 from typing import cast
 
 import torch
@@ -92,17 +93,55 @@ class AdaptiveEmbedding(nn.Module):
         number = torch.bucketize(flat, cuts, right=True)
         order = torch.argsort(number, stable=True)
         counts = torch.bincount(number, minlength=len(self.tables)).tolist()
+        # Bands without words too: so every Q has a gradient, be it zeros, and optimisers move it.
         parts = zip(torch.split(flat[order], counts), self.bounds, self.tables, self.factors(), strict=False)
-        pieces = [_widened(table(part - start), Q) for part, start, table, (_, Q) in parts if len(part)]
-        x = torch.cat(pieces) if pieces else flat.new_empty(0, dtype=self.factors()[0][0].dtype)
+        x = torch.cat([_widened(table(part - start), Q) for part, start, table, (_, Q) in parts])
         places = torch.empty_like(order)
         places[order] = torch.arange(len(order), device=order.device)
-        return x.view(-1, self.embedding_dim)[places].view(*words.shape, self.embedding_dim)
+        return x[places].view(*words.shape, self.embedding_dim)
 
     def factors(self) -> list[tuple[nn.Parameter, Tensor | None]]:
         """Return E_b and Q_b of each band; the first has no Q."""
         tables = [cast(nn.Parameter, table.weight) for table in self.tables]
         return list(zip(tables, [None, *(cast(Tensor, Q.weight) for Q in self.projections)], strict=True))
+
+    @torch.no_grad()
+    def start_at(self, rows: Tensor) -> None:
+        """Come as close to given vectors of the first words as the bands' widths allow; the others stay.
+
+        .. code-block:: text
+
+            R = U S W^T,  Q = W_k s,  E = R W_k / s        W_k: the k axes along which R is largest;
+                                                           s^2 = width / k, so that Q is as large as at first
+
+        Parameters
+        ----------
+        rows : Tensor [n, width]
+            n of at most the number of words. Where a band has some of them, so few that they leave an axis
+            open, that axis is any.
+
+        References
+        ----------
+        No matrix of rank k is closer: Eckart and Young 1936.
+
+        Examples
+        --------
+        >>> embedding = AdaptiveEmbedding(6, 4, [2])
+        >>> rows = torch.outer(torch.arange(6.0), torch.ones(4))  # of rank 1: nothing is lost
+        >>> embedding.start_at(rows)
+        >>> torch.allclose(embedding.matrix(), rows, atol=1e-6)
+        True
+        """
+        for start, (E, Q) in zip(self.bounds, self.factors(), strict=False):
+            R = rows[start : start + len(E)]
+            if not len(R):
+                break
+            if Q is not None:
+                k, scale = E.shape[1], sqrt(self.embedding_dim / E.shape[1])
+                axes = torch.linalg.eigh((R.t() @ R).double())[1][:, -k:].to(R.dtype)  # the largest come last
+                Q.copy_(axes * scale)
+                R = R @ axes / scale
+            E[: len(R)] = R
 
     def matrix(self) -> Tensor:
         """Return the vectors of all words, [words, width]: what a plain embedding would hold."""

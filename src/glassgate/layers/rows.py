@@ -208,6 +208,11 @@ class Embedding(nn.Embedding):
     def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
         super().__init__(num_embeddings, embedding_dim)
 
+    @torch.no_grad()
+    def start_at(self, rows: Tensor) -> None:
+        """Take over the vectors of the first words, [n, width]; the others stay."""
+        self.weight[: len(rows)] = rows
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name for it
         """Return the rows of these numbers: [...] -> [..., width]."""
         gradient = tracked(self.weight)

@@ -207,11 +207,11 @@ def neighbours(model: "Model", word: str, k: int = 5) -> list[tuple[str, float]]
         raise GlassgateError(f"neighbours: one word expected, got {word!r}")
     table = model.network.embedding
     own = table.rows(np.array(found))[0]
-    products = table.product(own[None], None)[0].astype(np.float64)
-    lengths = np.empty(len(table))
+    products, lengths = np.empty(len(table)), np.empty(len(table))
     for start in range(0, len(table), 4096):  # the embedding is mapped, and need not fit in memory
-        rows = table.part(start, start + 4096)
-        lengths[start : start + 4096] = np.linalg.norm(rows.rows(np.arange(len(rows))), axis=1)
+        block = slice(start, min(start + 4096, len(table)))
+        rows = table.rows(np.arange(block.start, block.stop))
+        products[block], lengths[block] = rows @ own, np.linalg.norm(rows, axis=1)
     cosines = products / np.maximum(lengths * lengths[found[0]], np.finfo(np.float32).tiny)
     hidden = {found[0], model.vocabulary.unk}
     order = [n for n in np.argsort(-cosines, kind="stable")[: k + 2].tolist() if n not in hidden][:k]

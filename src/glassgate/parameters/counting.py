@@ -246,7 +246,15 @@ def _outside(network: Network) -> Iterator[Matrix]:
         yield matrix("P", "projection.weight", "output projection", network.input, width)
     if network.tied:
         width = network.input
-    yield matrix("V", "embedding.weight" if network.tied else "output.weight", "output", words, width)
+    if network.bands:
+        frequent = words - sum(some for some, _ in network.bands)
+        yield matrix("V_0", "embedding.tables.0.weight", "output", frequent, width)
+    else:
+        yield matrix("V", "embedding.weight" if network.tied else "output.weight", "output", words, width)
+    for number, (some, narrow) in enumerate(network.bands, start=1):
+        yield matrix(f"V_{number}", f"embedding.tables.{number}.weight", "output", some, narrow)
+        tensor = f"embedding.projections.{number - 1}.weight"
+        yield matrix(f"Q_{number}", tensor, "output projection", width, narrow)
     if network.bias != "none":
         yield matrix("c", "output.bias", "output bias", words)
     if network.clusters:
@@ -293,5 +301,5 @@ def _why_outside(network: Network) -> Iterator[Reason]:
         noun = nouns.get(matrix.role, "word")
         formula = " x ".join([plural(rows, noun) if noun else f"{rows:,}", *(f"{c:,}" for c in columns)])
         of = "embedding" if matrix.part == "embedding" else f"output {matrix.name}"
-        shared = ", tied" if matrix.name == "V" and network.tied else ""
+        shared = ", tied" if matrix.role == "output" and network.tied else ""
         yield Reason(of + shared, formula, matrix.count)

@@ -57,6 +57,9 @@ class Network:
         ``"after"`` it, as in torch.
     clusters
         The clusters of rare words of an adaptive softmax, each one more row beside V; 0 for a full one.
+    bands
+        Of an adaptive embedding, which V is: the words and the width of each band of rarer words, the
+        frequent ones left out. A row of band b is Q_b [input, width] times its vector.
 
     Raises
     ------
@@ -66,7 +69,8 @@ class Network:
     References
     ----------
     The notes, sections 1 to 3. Peepholes: Gers and Schmidhuber 2000. Projection: Sak et al. 2014,
-    arXiv:1402.1128. Tied weights: Press and Wolf 2017, arXiv:1608.05859.
+    arXiv:1402.1128. Tied weights: Press and Wolf 2017, arXiv:1608.05859. Adaptive embedding: Baevski and Auli
+    2019, arXiv:1809.10853.
 
     Examples
     --------
@@ -87,6 +91,7 @@ class Network:
     peepholes: bool = False
     reset: Reset = "before"
     clusters: int = 0
+    bands: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         for name, allowed in (("cell", Cell), ("bias", Bias), ("reset", Reset)):
@@ -121,6 +126,11 @@ class Network:
             raise GlassgateError("tied: needs a vocabulary, got none")
         if self.vocabulary is None and self.clusters:
             raise GlassgateError("clusters: need a vocabulary, got none")
+        if self.bands and not (self.tied and sum(words for words, _ in self.bands) < (self.vocabulary or 0)):
+            raise GlassgateError(
+                f"bands: must be some of the words of a tied embedding, got {list(self.bands)} for "
+                f"{plural(self.vocabulary or 0, 'word')}"
+            )
 
     @property
     def width(self) -> int:
@@ -151,6 +161,7 @@ class Network:
         )
         parts += [plural(self.vocabulary, "word")] if self.vocabulary else []
         parts += ["tied"] if self.tied else []
+        parts += [f"adaptive embedding of {plural(len(self.bands) + 1, 'band')}"] if self.bands else []
         parts += [f"adaptive softmax with {plural(self.clusters, 'cluster')}"] if self.clusters else []
         return ", ".join(parts)
 

@@ -4,6 +4,7 @@
 C-contiguous buffer of the right number of bytes.
 """
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 Buffer: TypeAlias = object
@@ -15,6 +16,7 @@ def product(
     V: Buffer,
     scales: Buffer | None,
     c: Buffer | None,
+    count: int,
     h: Buffer,
     y: Buffer,
 ) -> None: ...
@@ -23,12 +25,8 @@ def log_softmax(rows: int, entries: int, twice: bool, z: Buffer) -> bool: ...
 class Output:
     def __init__(
         self,
-        form: int,
-        words: int,
-        width: int,
         bounds: Buffer,
-        V: Buffer,
-        scales: Buffer | None,
+        pieces: Sequence[tuple[int, int, int, Buffer, Buffer | None]],
         c: Buffer | None,
         entries: Buffer | None,
         entry_biases: Buffer | None,
@@ -40,7 +38,7 @@ class Output:
         never: int,
         threads: int,
         allowed: Buffer | None,
-        h: Buffer,
+        h: Sequence[Buffer],
         numbers: Buffer,
         logs: Buffer,
     ) -> int: ...

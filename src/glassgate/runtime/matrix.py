@@ -72,11 +72,18 @@ class Matrix:
         rows, width = self.stored.values.shape
         result = np.empty((len(h), rows), self.dtype)
         if len(h) == 1:
-            _rows.product(self.form, rows, width, *self.stored, bias, np.ascontiguousarray(h[0]), result[0])
+            _rows.product(self.form, rows, width, *self.stored, bias, 1, np.ascontiguousarray(h), result)
             return result
         for start in range(0, rows, UNPACKED if self.form > 1 else rows):
             block = self.part(start, start + UNPACKED) if self.form > 1 else self
             np.matmul(h, block.stored.unpacked().T, out=result[:, start : start + len(block)])
         if bias is not None:
             result += bias
+        return result
+
+    def products(self, h: Array) -> Array:
+        """Return V h for each row of h, by that kernel: the bits of each row alone."""
+        rows, width = self.stored.values.shape
+        result = np.empty((len(h), rows), self.dtype)
+        _rows.product(self.form, rows, width, *self.stored, None, len(h), np.ascontiguousarray(h), result)
         return result

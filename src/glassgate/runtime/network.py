@@ -14,6 +14,7 @@ from glassgate.folder.config import ModelConfig
 from glassgate.kernels import LSTMForward, PackedGRU, PackedLSTM, using_threads
 from glassgate.runtime.matrix import Array, Matrix, Numbers
 from glassgate.runtime.output import QUIET, Output
+from glassgate.runtime.word_matrix import Piece, WordMatrix
 from glassgate.trace import Chunk, LayerTrace
 
 __all__ = ["Network", "State"]
@@ -59,10 +60,13 @@ class Network:
         self.config = config
         self.threads = threads
         stored = {name: w if isinstance(w, Stored) else Stored(w) for name, w in weights.items()}
-        self.embedding = Matrix(stored.pop("embedding.weight"))
-        V = self.embedding if config.tied else Matrix(stored.pop("output.weight"))
+        self.embedding = V = WordMatrix.embedding(config, stored)
+        if not config.tied:
+            V = WordMatrix([Piece(0, Matrix(stored.pop("output.weight")))])
         projection = stored.pop("projection.weight", None)
-        others = {name: tensor.unpacked() for name, tensor in stored.items()}
+        others = {
+            name: tensor.unpacked() for name, tensor in stored.items() if not name.startswith("embedding.")
+        }
         self.projection = None if projection is None else Matrix(projection)
         self.output = Output(config, V, others, threads)
         self.layers = [_layer(config, others, number) for number in range(config.layers)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +13,25 @@ from glassgate.folder.config import ModelConfig
 from glassgate.kernels import num_threads
 from glassgate.runtime import _rows
 from glassgate.runtime.matrix import Array, Matrix, Numbers
+from glassgate.runtime.word_matrix import WordMatrix
 
 __all__ = ["QUIET", "Best", "Output"]
+
 
 Best: TypeAlias = tuple[Numbers, npt.NDArray[np.float64]]
 """Word numbers, the most probable first, and their probabilities."""
 
 # Weights of a damaged model may overflow: that is seen, and told, in the sum of the softmax.
 QUIET = np.errstate(over="ignore", invalid="ignore")
+
+
+class _Part(NamedTuple):
+    """The words of the head or of a cluster: the first of them, their rows, the rows' piece, their biases."""
+
+    start: int
+    V: Matrix
+    piece: int
+    c: Array | None
 
 
 class Output:
@@ -31,7 +42,7 @@ class Output:
     config
         Of the model.
     V
-        Its output matrix, [vocabulary, width].
+        Its output matrix, [vocabulary, width]; no part of the vocabulary lies in two of its pieces.
     weights
         The others as model.safetensors holds them, unpacked.
     threads
@@ -65,13 +76,14 @@ class Output:
     Examples
     --------
     >>> config = ModelConfig(cell="lstm", vocabulary=4, embedding=2, hidden=2, tied=False)
-    >>> output = Output(config, Matrix(Stored(np.eye(4, 2))), {"output.bias": np.zeros(4)})
+    >>> V = WordMatrix([Piece(0, Matrix(Stored(np.eye(4, 2))))])
+    >>> output = Output(config, V, {"output.bias": np.zeros(4)})
     >>> output.best(np.array([[np.log(2), 0.0]]), 2)
     [(array([0, 1]), array([0.4, 0.2]))]
     """
 
     def __init__(
-        self, config: ModelConfig, V: Matrix, weights: Mapping[str, Array], threads: int = 1
+        self, config: ModelConfig, V: WordMatrix, weights: Mapping[str, Array], threads: int = 1
     ) -> None:
         c = weights.get("output.bias")
         self.words = config.vocabulary
@@ -80,14 +92,14 @@ class Output:
         entries = weights.get("output.clusters.weight")
         self.entries = None if entries is None else Matrix(Stored(entries))
         self.entry_biases = weights.get("output.clusters.bias")
+        self.V = V
         self.parts = [
-            (start, V.part(start, stop), None if c is None else c[start:stop]) for start, stop in bounds
+            _Part(start, *V.part(start, stop), None if c is None else c[start:stop]) for start, stop in bounds
         ]
         self.threads = threads
-        self._dtype = V.dtype
         starts = np.array([start for start, _ in bounds] + [self.words], np.int64)
-        width = V.stored.values.shape[1]
-        self._best = _rows.Output(V.form, self.words, width, starts, *V.stored, c, entries, self.entry_biases)
+        pieces = [(E.form, *E.stored.values.shape, *E.stored) for _, E, _ in V.pieces]
+        self._best = _rows.Output(starts, pieces, c, entries, self.entry_biases)
 
     @QUIET
     def log_probabilities(self, h: Array) -> Array:
@@ -95,8 +107,9 @@ class Output:
         result = np.empty((len(h), self.words), h.dtype)
         head, clusters = self._head(h)
         result[:, : self.first] = head
-        for number, (start, V, c) in enumerate(self.parts[1:]):
-            rows = _log_softmax(V.product(h, c))
+        narrowed = self.V.narrowed(h)
+        for number, (start, V, piece, c) in enumerate(self.parts[1:]):
+            rows = _log_softmax(V.product(narrowed[piece], c))
             rows += clusters[:, number, None]
             result[:, start : start + len(V)] = rows
         return result
@@ -108,10 +121,11 @@ class Output:
         result = np.empty(len(h), np.float64)
         inside = targets < self.first
         result[inside] = head[inside, targets[inside]]
-        for number, (start, V, c) in enumerate(self.parts[1:]):
+        narrowed = self.V.narrowed(h)
+        for number, (start, V, piece, c) in enumerate(self.parts[1:]):
             rows = np.flatnonzero((start <= targets) & (targets < start + len(V)))
             if rows.size:
-                logs = _log_softmax(V.product(h[rows], c))
+                logs = _log_softmax(V.product(narrowed[piece][rows], c))
                 within = logs[np.arange(rows.size), targets[rows] - start]
                 result[rows] = within + clusters[rows, number]
         return result
@@ -141,7 +155,7 @@ class Output:
         numbers, logs = np.empty((count, k), np.int64), np.empty((count, k), np.float64)
         if not count:
             return []
-        x = np.ascontiguousarray(h, self._dtype)
+        x = self.V.narrowed(h)
         threads = 1 if count == 1 else self.threads or num_threads()
         found = self._best.best(count, k, -1 if never is None else never, threads, allowed, x, numbers, logs)
         if found < 0:
@@ -150,8 +164,8 @@ class Output:
 
     def _head(self, h: Array) -> tuple[Array, Array]:
         """Return log p of the words of the head [M, first] and of the clusters [M, clusters]."""
-        _, V, c = self.parts[0]
-        logits = V.product(h, c)
+        first = self.parts[0]
+        logits = first.V.product(h, first.c)
         if self.entries is not None:
             entries = self.entries.product(h, self.entry_biases)
             logits = np.concatenate((logits, entries), axis=1)

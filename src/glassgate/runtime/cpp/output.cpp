@@ -46,8 +46,8 @@ template <class S> struct Output::Work {
     std::vector<Entry<S>> found, merged;
     std::vector<Index> order, chosen, left;
     std::vector<float> least, most, highs, single;
-    Rounded rounded;
-    bool is_rounded = false;
+    std::vector<Rounded> rounded;  // for each piece of V; empty until it is asked for
+    std::vector<char> is_rounded;
 };
 
 template <class S> class Output::Pool {
@@ -75,23 +75,24 @@ Output::Output(Layout layout)
 Output::~Output() = default;
 
 const void* Output::biases(Index start) const {
-    const Index bytes = layout_.V.form == doubles ? 8 : 4;
+    const Index bytes = layout_.twice() ? 8 : 4;
     return layout_.c == nullptr ? nullptr : static_cast<const char*>(layout_.c) + start * bytes;
 }
 
 const Sketch& Output::sketch(Index cluster) {
     Cluster& known = known_[cluster];
     std::call_once(known.once, [&] {
-        const Index start = layout_.bounds[cluster + 1];
-        known.sketch = std::make_unique<Sketch>(layout_.V.part(start, layout_.bounds[cluster + 2]), biases(start));
+        known.sketch = std::make_unique<Sketch>(layout_.parts[cluster + 1].V, biases(layout_.bounds[cluster + 1]));
     });
     return *known.sketch;
 }
 
 // Looks at a cluster for the h in work.chosen; false where its softmax is no number.
-template <class S> bool Output::visit(Work<S>& work, const Wanted& wanted, Index cluster, const S* h) {
-    const Index start = layout_.bounds[cluster + 1], stop = layout_.bounds[cluster + 2], width = layout_.V.width;
+template <class S> bool Output::visit(Work<S>& work, const Wanted& wanted, Index cluster, const Features<S>& features) {
+    const auto& [V, piece] = layout_.parts[cluster + 1];
+    const Index start = layout_.bounds[cluster + 1], stop = layout_.bounds[cluster + 2], width = V.width;
     const Index rows = stop - start;
+    const S* const h = features[piece];
     const Index *first = wanted.allowed, *last = wanted.allowed + wanted.allowed_count;
     if (first != nullptr) {
         first = std::lower_bound(first, last, start), last = std::lower_bound(first, last, stop);
@@ -105,25 +106,24 @@ template <class S> bool Output::visit(Work<S>& work, const Wanted& wanted, Index
     };
     if (known_[cluster].asked.exchange(true)) {  // one prediction costs less than the sketch
         const Index count = Index(work.best.size());
-        if (!work.is_rounded) {
+        if (!work.is_rounded[piece]) {
             const float* single = nullptr;
             if constexpr (sizeof(S) == 4) single = h;
             else work.single.assign(h, h + count * width), single = work.single.data();
-            work.rounded.round(width, count, single);
-            work.is_rounded = true;
+            work.rounded[piece].round(width, count, single);
+            work.is_rounded[piece] = true;
         }
         reserve(work.least, count);
         reserve(work.most, count);
         reserve(work.highs, count * rows);
-        sketch(cluster).bound(work.rounded, work.chosen, work.least.data(), work.most.data(), work.highs.data());
+        sketch(cluster).bound(work.rounded[piece], work.chosen, work.least.data(), work.most.data(), work.highs.data());
         work.left.clear();
         for (Index i = 0; i < Index(work.chosen.size()); ++i) {
             const Index m = work.chosen[i];
             // What a logit must reach to be among the best, less what these lines and log y round.
             const S reach = bar(m) - share(m) + S(work.least[i]) - slack * (std::abs(bar(m)) + std::abs(share(m)));
             if (S(work.most[i]) < reach) continue;                 // no number rules nothing out
-            if (none_reaches(layout_.V.part(start, stop), biases(start), work.highs.data() + i * rows, reach, h + m * width))
-                continue;
+            if (none_reaches(V, biases(start), work.highs.data() + i * rows, reach, h + m * width)) continue;
             work.left.push_back(m);
         }
         work.chosen.swap(work.left);
@@ -137,7 +137,7 @@ template <class S> bool Output::visit(Work<S>& work, const Wanted& wanted, Index
         x = work.gathered.data();
     }
     reserve(work.logits, count * rows);
-    products(layout_.V.part(start, stop), biases(start), count, x, work.logits.data());
+    products(V, biases(start), count, x, work.logits.data());
     const Choice choice{rows, rows, wanted.k, start, wanted.never, last - first, first};
     for (Index i = 0; i < count; ++i) {
         const Index m = work.chosen[i];
@@ -153,19 +153,21 @@ template <class S> bool Output::visit(Work<S>& work, const Wanted& wanted, Index
 }
 
 template <class S>
-Index Output::group_best(Work<S>& work, const Wanted& wanted, Index count, const S* h, Index* numbers, double* logs) {
+Index Output::group_best(Work<S>& work, const Wanted& wanted, Index count, const Features<S>& h, Index* numbers, double* logs) {
     const Index first = layout_.bounds[1], entries = first + clusters_;
+    const Matrix& V = layout_.parts[0].V;
     reserve(work.head, entries);
     reserve(work.shares, count * clusters_);
     reserve(work.logits, count * entries);
     work.best.resize(count);
-    work.is_rounded = false;
+    work.rounded.resize(h.size());
+    work.is_rounded.assign(h.size(), false);
     S* const words = work.logits.data();
     S* const shares = work.shares.data();
-    products(layout_.V.part(0, first), layout_.c, count, h, words);
+    products(V, layout_.c, count, h[0], words);
     if (clusters_ > 0)
-        products({layout_.V.form == doubles ? doubles : single, clusters_, layout_.V.width, layout_.entries, nullptr},
-                 layout_.entry_biases, count, h, shares);
+        products({layout_.twice() ? doubles : single, clusters_, V.width, layout_.entries, nullptr}, layout_.entry_biases, count,
+                 h[0], shares);
     const Index* const allowed = wanted.allowed;
     const Index inside =
         allowed == nullptr ? 0 : std::lower_bound(allowed, allowed + wanted.allowed_count, first) - allowed;
@@ -204,21 +206,23 @@ Index Output::group_best(Work<S>& work, const Wanted& wanted, Index count, const
 }
 
 template <class S>
-Index Output::all_best(Pool<S>& pool, const Wanted& wanted, Index count, const S* h, Index threads, Index* numbers,
-                       double* logs) {
+Index Output::all_best(Pool<S>& pool, const Wanted& wanted, Index count, const std::vector<const void*>& h, Index threads,
+                       Index* numbers, double* logs) {
     threads = std::max(Index(1), std::min(threads, count / worth));
     Index widest = 1;
     for (Index i = 0; i <= clusters_; ++i) widest = std::max(widest, layout_.bounds[i + 1] - layout_.bounds[i]);
     const Index size = std::min({together, (count + threads - 1) / threads, std::max(Index(1), held / widest)});
-    std::atomic<Index> next{0}, found{std::min(wanted.k, layout_.V.rows)};
+    std::atomic<Index> next{0}, found{std::min(wanted.k, layout_.bounds.back())};
     std::exception_ptr failed;
     std::mutex failing;
     const auto run = [&] {
         try {
             auto work = pool.take();
+            Features<S> own(h.size());
             for (Index start; (start = next.fetch_add(size)) < count;) {
-                const Index got = group_best(*work, wanted, std::min(size, count - start), h + start * layout_.V.width,
-                                             numbers + start * wanted.k, logs + start * wanted.k);
+                for (const auto& [V, piece] : layout_.parts) own[piece] = static_cast<const S*>(h[piece]) + start * V.width;
+                const Index got = group_best(*work, wanted, std::min(size, count - start), own, numbers + start * wanted.k,
+                                             logs + start * wanted.k);
                 for (Index before = found; got < before && !found.compare_exchange_weak(before, got);) {}
             }
             pool.give(std::move(work));
@@ -241,10 +245,10 @@ Index Output::all_best(Pool<S>& pool, const Wanted& wanted, Index count, const S
     return found;
 }
 
-Index Output::best(const Wanted& wanted, Index count, const void* h, Index threads, Index* numbers, double* logs) {
-    if (layout_.V.form == doubles)
-        return all_best(*doubles_, wanted, count, static_cast<const double*>(h), threads, numbers, logs);
-    return all_best(*floats_, wanted, count, static_cast<const float*>(h), threads, numbers, logs);
+Index Output::best(const Wanted& wanted, Index count, const std::vector<const void*>& h, Index threads, Index* numbers,
+                   double* logs) {
+    if (layout_.twice()) return all_best(*doubles_, wanted, count, h, threads, numbers, logs);
+    return all_best(*floats_, wanted, count, h, threads, numbers, logs);
 }
 
 }  // namespace glassgate::runtime

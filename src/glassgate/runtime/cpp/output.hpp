@@ -10,12 +10,22 @@
 namespace glassgate::runtime {
 
 // The first part is the head, its softmax goes over its words and one entry for each of the other parts, the clusters.
+// Parts that lie in one piece of V are equally wide, and multiply the same h.
 struct Layout {
-    Matrix V;
-    const void* c;                // [V.rows], or null
-    std::vector<Index> bounds;    // 0, where each cluster starts, V.rows
+    struct Part {
+        Matrix V;
+        Index piece;
+    };
+    std::vector<Part> parts;
+    const void* c;                // [words], or null
+    std::vector<Index> bounds;    // 0, where each cluster starts, the number of words
     const void *entries, *entry_biases;  // [clusters, width], or null; [clusters], or null
+
+    bool twice() const { return parts[0].V.form == doubles; }
 };
+
+// h for each piece of V: [count, its width].
+template <class S> using Features = std::vector<const S*>;
 
 // Which words: `allowed` [allowed_count], rising, or all where it is null; never `never`.
 struct Wanted {
@@ -28,10 +38,10 @@ class Output {
     explicit Output(Layout layout);
     ~Output();
 
-    // Writes the k best words of each h [count, width], and log y in double, and returns how many there are for each (fewer
+    // Writes the k best words of each of `count` h, given for each piece of V as wide as it is, and log y in double, and returns how many there are for each (fewer
     // than k where no more may come); -1 where the probabilities are no numbers. numbers, logs [count, k]. What is found for
     // one h, to the bit, depends neither on the others nor on the number of threads.
-    Index best(const Wanted& wanted, Index count, const void* h, Index threads, Index* numbers, double* logs);
+    Index best(const Wanted& wanted, Index count, const std::vector<const void*>& h, Index threads, Index* numbers, double* logs);
 
   private:
     template <class S> struct Work;
@@ -42,9 +52,10 @@ class Output {
         std::unique_ptr<Sketch> sketch;
     };
 
-    template <class S> Index all_best(Pool<S>& pool, const Wanted&, Index count, const S* h, Index threads, Index*, double*);
-    template <class S> Index group_best(Work<S>&, const Wanted&, Index count, const S* h, Index* numbers, double* logs);
-    template <class S> bool visit(Work<S>&, const Wanted&, Index cluster, const S* h);
+    template <class S>
+    Index all_best(Pool<S>& pool, const Wanted&, Index count, const std::vector<const void*>& h, Index threads, Index*, double*);
+    template <class S> Index group_best(Work<S>&, const Wanted&, Index count, const Features<S>& h, Index* numbers, double* logs);
+    template <class S> bool visit(Work<S>&, const Wanted&, Index cluster, const Features<S>& h);
     const Sketch& sketch(Index cluster);
     const void* biases(Index start) const;
 
