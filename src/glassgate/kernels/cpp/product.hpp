@@ -137,10 +137,12 @@ template <class O, int NV> struct Panel {
     const O* rows(Index k, Index) const { return panel + k * NV * width<Sum<O>>; }
 
     // Asks for part b of `blocks` of the pass that lies behind the one at k: in this panel or at the beginning of the next,
-    // which is most often what comes next. Panels of two and three vectors come as fast without it, but for long ones.
+    // which is most often what comes next. Panels of two and three vectors come as fast without it, but for long ones; and so
+    // do those of vectors of 64 bytes, on processors with a larger second-level cache.
     GG_INLINE void expect(Index k, Index b, Index blocks, Index depth) const {
         constexpr Index row = NV * width<Sum<O>> * static_cast<Index>(sizeof(O)), is_long = 256 * 1024;
-        if (blocks < 2 || (NV < 4 && depth * row < is_long)) return;
+        constexpr bool always = NV == 4 && GG_VECTOR_BYTES == 32;
+        if (blocks < 2 || (!always && depth * row < is_long)) return;
         const char* next = reinterpret_cast<const char*>(rows(k + pass_depth, 0));
         const Index lines = pass_depth * row / 64;
         for (Index line = lines * b / blocks; line < lines * (b + 1) / blocks; ++line)

@@ -70,16 +70,26 @@ template <class S> GG_INLINE Vec<S> load(const S* from) {
 }
 template <class S> GG_INLINE void store(S* to, Vec<S> v) { std::memcpy(to, &v, sizeof v); }
 
-// The first `count` lanes only; nothing behind them is read or written. Lanes that are not read are zero.
+// The first `count` lanes only, count >= 0; nothing behind them is read or written. Lanes that are not read are zero.
 template <class S> GG_INLINE Vec<S> load(const S* from, Index count) {
     if (count >= width<S>) return load(from);
+#if defined(__AVX512F__) && GG_VECTOR_BYTES == 64
+    if constexpr (sizeof(S) == 4) return (Vec<S>)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), from);
+    else return (Vec<S>)_mm512_maskz_loadu_pd(__mmask8((1u << count) - 1), from);
+#else
     Vec<S> v{};
     for (Index i = 0; i < count; ++i) v[i] = from[i];
     return v;
+#endif
 }
 template <class S> GG_INLINE void store(S* to, Vec<S> v, Index count) {
     if (count >= width<S>) return store(to, v);
+#if defined(__AVX512F__) && GG_VECTOR_BYTES == 64
+    if constexpr (sizeof(S) == 4) _mm512_mask_storeu_ps(to, __mmask16((1u << count) - 1), (__m512)v);
+    else _mm512_mask_storeu_pd(to, __mmask8((1u << count) - 1), (__m512d)v);
+#else
     for (Index i = 0; i < count; ++i) to[i] = v[i];
+#endif
 }
 
 // ---------------------------------------------------------------------------------------------------------
