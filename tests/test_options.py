@@ -320,7 +320,8 @@ def test_a_model_larger_than_memory_is_refused_before_it_is_built(monkeypatch: p
     with pytest.raises(GlassgateError, match=rf"^--embedding: [\d,]+ weights {told}"):
         made(hidden=100, embedding=3_000)
     with pytest.raises(
-        GlassgateError, match=rf"^--minimum-count: [\d,]+ weights of a model of 5,000 words {told}"
+        GlassgateError,
+        match=rf"^--minimum-count, --embedding-cutoffs: [\d,]+ weights of a model of 5,000 words {told}",
     ):
         made(hidden=50, embedding=200, words=5_000)
     weights = 4 * 400 * 500 + 50 * 100 + 100 * 400  # 13.5 MB with gradients and moments, 20.3 with an average

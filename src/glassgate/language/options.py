@@ -362,7 +362,7 @@ def _check_memory(config: ModelConfig, size: int) -> None:
         return
     recurrent = sum(prod(shape) for name, shape in shapes.items() if name.startswith("rnn."))
     if 2 * recurrent < weights and config.vocabulary > config.width:
-        where, share = "--minimum-count", f" of a model of {config.vocabulary:,} words"
+        where, share = "--minimum-count, --embedding-cutoffs", f" of a model of {config.vocabulary:,} words"
     else:
         where, share = "--embedding" if config.embedding > config.hidden else "--hidden", ""
     raise GlassgateError(

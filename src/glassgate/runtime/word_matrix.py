@@ -34,11 +34,6 @@ class WordMatrix:
     pieces
         In the order of their words, the first without a Q.
 
-    Attributes
-    ----------
-    dtype
-        Of what is computed with it: float64 for float64, else float32.
-
     Examples
     --------
     >>> narrow = Piece(2, Matrix(Stored(np.array([[3.0]]))), np.array([[1.0], [2.0]]))
