@@ -76,6 +76,7 @@ class Output:
     Examples
     --------
     >>> config = ModelConfig(cell="lstm", vocabulary=4, embedding=2, hidden=2, tied=False)
+    >>> from glassgate.runtime.word_matrix import Piece
     >>> V = WordMatrix([Piece(0, Matrix(Stored(np.eye(4, 2))))])
     >>> output = Output(config, V, {"output.bias": np.zeros(4)})
     >>> output.best(np.array([[np.log(2), 0.0]]), 2)
