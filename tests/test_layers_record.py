@@ -231,3 +231,28 @@ def test_messages() -> None:
             look()
         assert str(error.value) == message
     assert not hasattr(trace, "update")
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "GRU before"])
+def test_a_record_beyond_the_caches_is_that_of_each_sequence_alone(cell: str) -> None:
+    """It goes past the caches where the processor can: the same bits, for the backward pass as well."""
+    options: dict[str, Any] = {"reset": "before"} if cell == "GRU before" else {}
+    torch.manual_seed(1)
+    layer = getattr(glassgate, cell.split()[0])(8, 256, **options)
+    T, N, gates = 40, 48, 4 if cell == "LSTM" else 3
+    assert T * N * (gates + 1) * 256 * 4 > 4 << 20
+    x, weights = torch.randn(T, N, 8), torch.randn(T, N, 256)
+
+    def run(part: slice) -> tuple[Any, Tensor]:
+        own = x[:, part].clone().requires_grad_()
+        with glassgate.record(layer) as trace:
+            y, _ = layer(own)
+        (d_x,) = torch.autograd.grad((y * weights[:, part]).sum(), own)
+        return trace, d_x
+
+    whole, d_whole = run(slice(0, N))
+    for n in (0, 21, N - 1):
+        alone, d_alone = run(slice(n, n + 1))
+        assert torch.equal(d_whole[:, n : n + 1], d_alone)
+        for name in alone["l0"].names:
+            assert torch.equal(getattr(whole["l0"], name)[:, n : n + 1], getattr(alone["l0"], name)), name

@@ -13,7 +13,8 @@ template <class S, class O> class ForwardPass {
     explicit ForwardPass(const Forward<S>& call)
         : c_(call), T(call.sizes.T), N(call.sizes.N), I(call.sizes.I), H(call.sizes.H),
           weights_(call.cell, I, H), G(weights_.gates), stride_(row_stride<S>(H)), operand_stride_(row_stride<O>(H)),
-          once_(call.packed == nullptr && T == 1 && N <= tile_rows), plan_(plan()),
+          once_(call.packed == nullptr && T == 1 && N <= tile_rows),
+          streams_(can_stream && T * N * (G + 1) * H * static_cast<Index>(sizeof(S)) > cached), plan_(plan()),
           chunk_(chunk_steps(call.sizes, forward_rows(call.sizes, G, sizeof(S)))) {}
 
     void run() {
@@ -27,6 +28,7 @@ template <class S, class O> class ForwardPass {
 
   private:
     static constexpr Index W = width<S>;
+    static constexpr Index cached = Index(4) << 20;  // bytes of gates and states that the threads' own caches hold
     static constexpr bool copies = !std::is_same_v<O, S>;  // whether x must become an operand first
 
     // Who packs a panel as he needs it shares the work by panels.
@@ -78,6 +80,7 @@ template <class S, class O> class ForwardPass {
             step(s, packed, mine, team, tile);
             if (!mine.by_rows) team.wait();
         }
+        end_streams();
     }
 
     // Initial states, final states of sequences without a step, zeros for the steps that are not active.
@@ -243,6 +246,12 @@ template <class S, class O> class ForwardPass {
         if (c_.cell == Cell::lstm) store(c_.c_n + n * H + unit, carried, count);
     }
 
+    // What is kept for the backward pass or a record is not read again here.
+    GG_INLINE void save(S* to, Vec<S> v, Index count) const {
+        if (streams_ && count >= W && reinterpret_cast<std::uintptr_t>(to) % sizeof v == 0) return stream(to, v);
+        store(to, v, count);
+    }
+
     template <bool editing>
     void lstm_tile(Index s, Index p, Index first, Index last, const S* packed, const Division& mine) {
         const O* rows[tile_rows];
@@ -259,12 +268,12 @@ template <class S, class O> class ForwardPass {
             const Vec<S> old = load(carry_ + r.row * stride_ + unit, count);
             const Vec<S> cell = edit(4, fmadd<S>(forget, old, input * candidate));
             if (r.gates != nullptr) {
-                store(r.gates + unit, input, count);
-                store(r.gates + H + unit, forget, count);
-                store(r.gates + 2 * H + unit, candidate, count);
-                store(r.gates + 3 * H + unit, output, count);
+                save(r.gates + unit, input, count);
+                save(r.gates + H + unit, forget, count);
+                save(r.gates + 2 * H + unit, candidate, count);
+                save(r.gates + 3 * H + unit, output, count);
             }
-            if (c_.state != nullptr) store(c_.state + r.at * H + unit, cell, count);
+            if (c_.state != nullptr) save(c_.state + r.at * H + unit, cell, count);
             finish(s, r, unit, count, edit(5, output * tanh<S>(cell)), cell);
         }
     }
@@ -294,11 +303,11 @@ template <class S, class O> class ForwardPass {
             const Vec<S> old = load(carry_ + r.row * stride_ + unit, count);
             const Vec<S> h = edit(3, fmadd<S>(keep, old - candidate, candidate));
             if (r.gates != nullptr) {
-                store(r.gates + unit, reset, count);
-                store(r.gates + H + unit, keep, count);
-                store(r.gates + 2 * H + unit, candidate, count);
+                save(r.gates + unit, reset, count);
+                save(r.gates + H + unit, keep, count);
+                save(r.gates + 2 * H + unit, candidate, count);
             }
-            if (c_.state != nullptr) store(c_.state + r.at * H + unit, m, count);
+            if (c_.state != nullptr) save(c_.state + r.at * H + unit, m, count);
             finish(s, r, unit, count, h, h);
         }
     }
@@ -319,8 +328,8 @@ template <class S, class O> class ForwardPass {
             const Vec<S> keep = edited<editing>(r, 1, unit, count, sigmoid<S>(load(sum + W)));
             store(input + W, keep);  // its candidate_tile needs it
             if (r.gates != nullptr) {
-                store(r.gates + unit, reset, count);
-                store(r.gates + H + unit, keep, count);
+                save(r.gates + unit, reset, count);
+                save(r.gates + H + unit, keep, count);
             }
             const Vec<S> old = load(carry_ + r.row * stride_ + unit, count);
             store(reset_h_ + r.row * operand_stride_ + unit, reset * old, count);
@@ -363,7 +372,7 @@ template <class S, class O> class ForwardPass {
                 const Vec<S> keep = load(input[v] + ((i - first) * 3 + 1) * W);
                 const Vec<S> old = load(carry_ + r.row * stride_ + unit, count);
                 const Vec<S> h = edit(3, fmadd<S>(keep, old - candidate, candidate));
-                if (r.gates != nullptr) store(r.gates + 2 * H + unit, candidate, count);
+                if (r.gates != nullptr) save(r.gates + 2 * H + unit, candidate, count);
                 finish(s, r, unit, count, h, h);
             }
         }
@@ -375,6 +384,7 @@ template <class S, class O> class ForwardPass {
     const int G;
     const Index stride_, operand_stride_;  // between rows of the states, and of what of them enters products
     const bool once_;  // each weight is met once: it is packed where it is needed, and not kept
+    const bool streams_;  // what is saved would fill the caches
     const Plan plan_;
     const Index chunk_;
     Schedule schedule_;

@@ -92,6 +92,19 @@ template <class S> GG_INLINE void store(S* to, Vec<S> v, Index count) {
 #endif
 }
 
+// A whole vector past the caches, to its own multiple of bytes: for what nobody reads soon. Other threads find it after
+// `end_streams` and whatever tells them that it is there.
+#if defined(__AVX512F__) && GG_VECTOR_BYTES == 64
+inline constexpr bool can_stream = true;
+GG_INLINE void stream(float* to, Vec<float> v) { _mm512_stream_ps(to, (__m512)v); }
+GG_INLINE void stream(double* to, Vec<double> v) { _mm512_stream_pd(to, (__m512d)v); }
+GG_INLINE void end_streams() { _mm_sfence(); }
+#else
+inline constexpr bool can_stream = false;  // not measured
+template <class S> GG_INLINE void stream(S* to, Vec<S> v) { store(to, v); }
+GG_INLINE void end_streams() {}
+#endif
+
 // ---------------------------------------------------------------------------------------------------------
 // exp(r) - 1 = r + r^2 q(r), |r| <= ln(2)/2. tests/kernels/fit_expm1.py derives q; the relative error of the fit
 // is 2.5e-8 in float (0.4 ULP at worst) and 5.5e-19 in double.
