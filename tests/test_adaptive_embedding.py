@@ -250,8 +250,8 @@ def test_it_starts_as_close_to_given_vectors_as_its_widths_allow() -> None:
     torch.testing.assert_close(found[10:30], some[10:30], rtol=0, atol=1_000 * 16 * 10 * EPS)
     lost = torch.linalg.svdvals(some[30:])[1:].square().sum().sqrt()
     torch.testing.assert_close((found[30:45] - some[30:]).norm(), lost, rtol=1_000 * 16 * 10 * EPS, atol=0)
-    tables = [E.detach() for E, _ in embedding.factors()]
-    for Q in (Q for _, Q in embedding.factors() if Q is not None):
+    tables = [band.E.detach() for band in embedding.factors()]
+    for Q in (band.Q for band in embedding.factors() if band.Q is not None):
         torch.testing.assert_close(Q.square().mean(), torch.tensor(1 / Q.shape[1]).double())
     embedding = AdaptiveEmbedding(WORDS, WIDTH, [10, 30], 4.0).double()
     embedding.start_at(some[:10])

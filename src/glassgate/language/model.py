@@ -88,7 +88,7 @@ class NextWordModel(nn.Module):
     def word_matrices(self) -> list[nn.Parameter]:
         """Return the embedding's matrices of a row for each word: one, or that of each band."""
         if isinstance(self.embedding, AdaptiveEmbedding):
-            return [E for E, _ in self.embedding.factors()]
+            return [band.E for band in self.embedding.factors()]
         return [cast(nn.Parameter, self.embedding.weight)]
 
     def track_words(self) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from math import sqrt
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,20 @@ from torch.nn import functional
 from glassgate.errors import GlassgateError
 from glassgate.layers.rows import Embedding
 
-__all__ = ["AdaptiveEmbedding", "bands"]
+__all__ = ["AdaptiveEmbedding", "Factors", "bands"]
+
+
+class Factors(NamedTuple):
+    """A band: its words from start to stop, E_b and Q_b."""
+
+    start: int
+    stop: int
+    E: nn.Parameter
+    Q: Tensor | None
+
+    def widened(self, rows: Tensor) -> Tensor:
+        """Return what rows of E_b stand for."""
+        return rows if self.Q is None else functional.linear(rows, self.Q)
 
 
 class AdaptiveEmbedding(nn.Module):
@@ -94,16 +107,18 @@ class AdaptiveEmbedding(nn.Module):
         order = torch.argsort(number, stable=True)
         counts = torch.bincount(number, minlength=len(self.tables)).tolist()
         # Bands without words too: so every Q has a gradient, be it zeros, and optimisers move it.
-        parts = zip(torch.split(flat[order], counts), self.bounds, self.tables, self.factors(), strict=False)
-        x = torch.cat([_widened(table(part - start), Q) for part, start, table, (_, Q) in parts])
+        parts = zip(torch.split(flat[order], counts), self.tables, self.factors(), strict=True)
+        x = torch.cat([band.widened(table(part - band.start)) for part, table, band in parts])
         places = torch.empty_like(order)
         places[order] = torch.arange(len(order), device=order.device)
         return x[places].view(*words.shape, self.embedding_dim)
 
-    def factors(self) -> list[tuple[nn.Parameter, Tensor | None]]:
-        """Return E_b and Q_b of each band; the first has no Q."""
+    def factors(self) -> list[Factors]:
+        """Return each band's words, E_b and Q_b; the first has no Q."""
         tables = [cast(nn.Parameter, table.weight) for table in self.tables]
-        return list(zip(tables, [None, *(cast(Tensor, Q.weight) for Q in self.projections)], strict=True))
+        projections = [None, *(cast(Tensor, Q.weight) for Q in self.projections)]
+        parts = zip(pairwise(self.bounds), tables, projections, strict=True)
+        return [Factors(start, stop, E, Q) for (start, stop), E, Q in parts]
 
     @torch.no_grad()
     def start_at(self, rows: Tensor) -> None:
@@ -132,8 +147,8 @@ class AdaptiveEmbedding(nn.Module):
         >>> torch.allclose(embedding.matrix(), rows, atol=1e-6)
         True
         """
-        for start, (E, Q) in zip(self.bounds, self.factors(), strict=False):
-            R = rows[start : start + len(E)]
+        for start, stop, E, Q in self.factors():
+            R = rows[start:stop]
             if not len(R):
                 break
             if Q is not None:
@@ -145,11 +160,7 @@ class AdaptiveEmbedding(nn.Module):
 
     def matrix(self) -> Tensor:
         """Return the vectors of all words, [words, width]: what a plain embedding would hold."""
-        return torch.cat([_widened(E, Q) for E, Q in self.factors()])
-
-
-def _widened(rows: Tensor, Q: Tensor | None) -> Tensor:
-    return rows if Q is None else functional.linear(rows, Q)
+        return torch.cat([band.widened(band.E) for band in self.factors()])
 
 
 def bands(words: int, cutoffs: Sequence[int]) -> list[int]:

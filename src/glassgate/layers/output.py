@@ -272,7 +272,7 @@ class AdaptiveSoftmax(_Output):
                     f"embedding: must have {words} words, width {width} and cutoffs among {list(cutoffs)}, "
                     f"got {came[0]} words, width {came[1]} and cutoffs {embedding.bounds[1:-1]}"
                 )
-        weight = None if embedding is None else embedding.factors()[0][0]
+        weight = None if embedding is None else embedding.factors()[0].E
         super().__init__(width, words, cutoffs, bias, precision, weight)
         self.embedding = embedding
         self.sizes = [end - start for start, end in pairwise(self.bounds)]
@@ -301,9 +301,7 @@ class AdaptiveSoftmax(_Output):
         loss = fused_loss(h, self.weight, c_own, targets, layout, scale, *entries)
         if self.embedding is None:
             return loss
-        for (start, stop), (E, Q) in zip(
-            pairwise(self.embedding.bounds), self.embedding.factors(), strict=True
-        ):
+        for start, stop, E, Q in self.embedding.factors():
             rows = ((start <= targets) & (targets < stop)).nonzero().squeeze(1)
             if Q is None or not len(rows):  # the first band is what came before
                 continue
@@ -330,9 +328,7 @@ class AdaptiveSoftmax(_Output):
             matrices: list[Tensor] = [*torch.split(self.weight, self.sizes)]
             return [_Part(V, c, None) for V, c in zip(matrices, biases, strict=True)]
         parts: list[_Part] = []
-        for (start, stop), (E, Q) in zip(
-            pairwise(self.embedding.bounds), self.embedding.factors(), strict=True
-        ):
+        for start, stop, E, Q in self.embedding.factors():
             sizes = [b - a for a, b in pairwise(self.bounds) if start <= a < stop]
             for V in torch.split(E, sizes):
                 parts.append(_Part(V, biases[len(parts)], Q))

@@ -10,7 +10,9 @@ import numpy.typing as npt
 
 from glassgate.equations import from_torch_layout, sigmoid
 from glassgate.errors import GlassgateError
+from glassgate.folder.compact import Stored
 from glassgate.folder.config import ModelConfig
+from glassgate.runtime.word_matrix import WordMatrix
 
 __all__ = ["Decomposition", "decompose", "word_scores"]
 
@@ -128,7 +130,8 @@ def decompose(
         raise GlassgateError(f"decompose: word numbers from 0 to {config.vocabulary - 1} expected")
     starts, stops = np.array(spans).T
     inside = (starts <= np.arange(T)[:, None]) & (np.arange(T)[:, None] < stops)  # [T, spans]
-    x = _vectors(config, weights, numbers)
+    embedding = WordMatrix.embedding(config, {name: Stored(values) for name, values in weights.items()})
+    x = embedding.rows(np.array(numbers))
     x = np.broadcast_to(x[:, None], (T, len(spans), x.shape[1]))
     own = inside[:, :, None]
     inputs = [Parts(p, r) for p, r in zip(np.where(own, x, 0), np.where(own, 0, x), strict=True)]
@@ -144,7 +147,7 @@ def decompose(
     last = inputs[-1]
     if "projection.weight" in weights:
         last = Parts(*(part @ weights["projection.weight"].T for part in last))
-    V = _vectors(config, weights, words) if config.tied else weights["output.weight"][list(words)]
+    V = embedding.rows(np.array(words)) if config.tied else weights["output.weight"][list(words)]
     c = weights.get("output.bias", np.zeros(config.vocabulary, V.dtype))[list(words)]
     return Decomposition(last.phrase @ V.T, last.rest @ V.T, c)
 
@@ -155,16 +158,6 @@ def word_scores(
     """Return what each word of a text by itself did for the logit of a next word: [T], by `decompose`."""
     spans = list(pairwise(range(len(numbers) + 1)))
     return decompose(config, weights, numbers, spans, [word]).relevant[:, 0]
-
-
-def _vectors(config: ModelConfig, weights: Mapping[str, Array], numbers: Sequence[int]) -> Array:
-    """Return the embedding's rows of words, [words, width]."""
-    rows = []
-    for number in numbers:
-        band = next(band for band in config.bands if number < band.stop)
-        row = weights[band.table][number - band.start]
-        rows.append(row if band.projection is None else weights[band.projection] @ row)
-    return np.array(rows).reshape(len(rows), config.embedding)
 
 
 def _step(config: ModelConfig, weights: Mapping[str, Array], layer: int) -> Step:

@@ -69,11 +69,10 @@ class Matrix:
         One h goes through a kernel that reads V once, in one thread; the sum of a row of V is the same
         bits in any part of V. Several go through NumPy's BLAS.
         """
-        rows, width = self.stored.values.shape
-        result = np.empty((len(h), rows), self.dtype)
         if len(h) == 1:
-            _rows.product(self.form, rows, width, *self.stored, bias, 1, np.ascontiguousarray(h), result)
-            return result
+            return self.products(h, bias)
+        rows = len(self)
+        result = np.empty((len(h), rows), self.dtype)
         for start in range(0, rows, UNPACKED if self.form > 1 else rows):
             block = self.part(start, start + UNPACKED) if self.form > 1 else self
             np.matmul(h, block.stored.unpacked().T, out=result[:, start : start + len(block)])
@@ -81,9 +80,9 @@ class Matrix:
             result += bias
         return result
 
-    def products(self, h: Array) -> Array:
-        """Return V h for each row of h, by that kernel: the bits of each row alone."""
+    def products(self, h: Array, bias: Array | None = None) -> Array:
+        """Return V h + c for each row of h by that kernel, several too: the bits of each row alone."""
         rows, width = self.stored.values.shape
         result = np.empty((len(h), rows), self.dtype)
-        _rows.product(self.form, rows, width, *self.stored, None, len(h), np.ascontiguousarray(h), result)
+        _rows.product(self.form, rows, width, *self.stored, bias, len(h), np.ascontiguousarray(h), result)
         return result

@@ -17,7 +17,6 @@ from glassgate.runtime.word_matrix import WordMatrix
 
 __all__ = ["QUIET", "Best", "Output"]
 
-
 Best: TypeAlias = tuple[Numbers, npt.NDArray[np.float64]]
 """Word numbers, the most probable first, and their probabilities."""
 

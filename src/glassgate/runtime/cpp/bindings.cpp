@@ -96,8 +96,9 @@ class Held {
         }
         const Buffer places(numbers, count * k * 8, "numbers", true), values(logs, count * k * 8, "logs", true);
         const auto* const list = static_cast<const Index*>(may.data());
+        const Index most = words();
         for (Index i = 0; i < some; ++i)
-            if (list[i] < (i == 0 ? 0 : list[i - 1] + 1) || list[i] >= words()) throw nb::value_error("allowed: out of bounds");
+            if (list[i] < (i == 0 ? 0 : list[i - 1] + 1) || list[i] >= most) throw nb::value_error("allowed: out of bounds");
         nb::gil_scoped_release unlocked;
         return output_.best({k, never, some, allowed.is_none() ? nullptr : list}, count, x, threads,
                             static_cast<Index*>(places.data()), static_cast<double*>(values.data()));
