@@ -208,7 +208,8 @@ int main(int count, char** arguments) {
         p.z = large   ? Sizes{draw.whole(1, 8), draw.whole(1, 40), draw.whole(0, 150), draw.whole(20, 150)}
               : long_ ? Sizes{draw.coin() ? draw.whole(2, 4) : draw.whole(5, 30), 0, draw.whole(0, 9), draw.whole(1, 36)}
                       : Sizes{draw.whole(0, 6), draw.whole(0, 9), draw.whole(0, 20), draw.whole(0, 36)};
-        if (long_) p.z.N = draw.whole(1025, 1200) / p.z.T + 1;
+        // More rows than one chunk of a backward pass takes, of float or of bfloat16.
+        if (long_) p.z.N = (draw.coin() ? draw.whole(1025, 1200) : draw.whole(2049, 2300)) / p.z.T + 1;
         const auto [T, N, I, H] = p.z;
         const Index G = gate_count(p.cell);
         Absent no{draw.coin(), draw.coin(), draw.coin(), draw.coin(), draw.coin(),

@@ -11,7 +11,7 @@ template <class S, class O> class BackwardPass {
         : c_(call), T(call.sizes.T), N(call.sizes.N), I(call.sizes.I), H(call.sizes.H), G(gate_count(call.cell)),
           parts_(gradient_parts(call.cell)), stride_(row_stride<S>(H)), part_(deep<O>(H)),
           row_(row_stride<O>(parts_ * part_)), plan_(plan_for(call.sizes, G, sizeof(O))),
-          chunk_(chunk_steps(call.sizes, 512)), hidden_cut_(columns_of<S>(H, call.sizes.N < 4 ? 4 : 2)),
+          chunk_(chunk_steps(call.sizes, backward_rows(call.sizes, sizeof(O)))), hidden_cut_(columns_of<S>(H, call.sizes.N < 4 ? 4 : 2)),
           input_cut_(columns_of<S>(I, 2)), gradients_(call, schedule_, chunk_, stride_, plan_.threads) {}
 
     void run() {
@@ -58,7 +58,6 @@ template <class S, class O> class BackwardPass {
             s1 = s0;
         }
         if (T > 0) step(-1, mine, team, tile);
-        gradients_.spread(team);
     }
 
     void pack(const Team& team) {
@@ -110,12 +109,13 @@ template <class S, class O> class BackwardPass {
         const Index here = s < 0 ? 0 : schedule_.active(t);
         const Index there = next < 0 || next >= T ? 0 : schedule_.active(next);
         const Index block = max_rows<O, 2>;
-        mine.tiles(hidden_cut_.panels(), max(here, there), block, [&](Index p, Index first, Index last) {
+        const bool back = plan_.back(s);
+        mine.tiles(hidden_cut_.panels(), max(here, there), block, back, [&](Index p, Index first, Index last) {
             hidden_tile(s, t, p, first, last, there, mine, tile);
         });
         if (!mine.by_rows) team.wait();
         if (c_.cell != Cell::gru_before || s < 0) return;
-        mine.tiles(hidden_cut_.panels(), here, block, [&](Index p, Index first, Index last) {
+        mine.tiles(hidden_cut_.panels(), here, block, back, [&](Index p, Index first, Index last) {
             reset_tile(s, t, p, first, last, mine, tile);
         });
         if (!mine.by_rows) team.wait();
@@ -265,7 +265,7 @@ template <class S, class O> class BackwardPass {
     void input_gradient(Index count, const Team& team, S* tile) {
         const Division division{false, team.rank, team.size};
         const Index skip = c_.cell == Cell::gru_after ? H : 0;  // the input side does not see m
-        division.tiles(input_cut_.panels(), count, max_rows<O, 2>, [&](Index p, Index first, Index last) {
+        division.tiles(input_cut_.panels(), count, max_rows<O, 2>, false, [&](Index p, Index first, Index last) {
             const int vectors = input_cut_.template vectors<S>(p);
             const Index rows = last - first, lanes = vectors * W;
             const O* panel = w_ih_ + input_cut_.offset(p, G * part_);

@@ -34,7 +34,7 @@ template <class S, class O> class ForwardPass {
     // Who packs a panel as he needs it shares the work by panels.
     Plan plan() const {
         const Plan plan = plan_for(c_.sizes, G, sizeof(O));
-        return {plan.threads, plan.by_rows && !once_};
+        return {plan.threads, plan.by_rows && !once_, plan.turns};
     }
 
     void cut(Cutter& cutter) {
@@ -140,7 +140,7 @@ template <class S, class O> class ForwardPass {
         }
         Division tiles = mine;
         if (mine.by_rows) tiles = {false, 0, 1};
-        tiles.tiles(weights_.panels, count, G == 4 ? max_rows<O, 4> : max_rows<O, 3>, [&](Index p, Index first, Index last) {
+        tiles.tiles(weights_.panels, count, G == 4 ? max_rows<O, 4> : max_rows<O, 3>, false, [&](Index p, Index first, Index last) {
             S own[PackedWeights<S, O>::bias_rows * W];
             const S* bias = bias_of(p, packed, own);
             S* sums = before(p, mine, first);
@@ -182,21 +182,22 @@ template <class S, class O> class ForwardPass {
     }
     template <bool editing> void step_with(Index s, const S* packed, const Division& mine, const Team& team, S* tile) {
         const Index t = schedule_.time(s), active = schedule_.active(t);
+        const bool back = plan_.back(s);
         switch (c_.cell) {
             case Cell::lstm:
-                return mine.tiles(weights_.panels, active, max_rows<O, 4>, [&](Index p, Index first, Index last) {
+                return mine.tiles(weights_.panels, active, max_rows<O, 4>, back, [&](Index p, Index first, Index last) {
                     lstm_tile<editing>(s, p, first, last, packed, mine);
                 });
             case Cell::gru_after:
-                return mine.tiles(weights_.panels, active, max_rows<O, 3>, [&](Index p, Index first, Index last) {
+                return mine.tiles(weights_.panels, active, max_rows<O, 3>, back, [&](Index p, Index first, Index last) {
                     gru_after_tile<editing>(s, p, first, last, packed, mine, tile);
                 });
             case Cell::gru_before:
-                mine.tiles(weights_.panels, active, max_rows<O, 2>, [&](Index p, Index first, Index last) {
+                mine.tiles(weights_.panels, active, max_rows<O, 2>, back, [&](Index p, Index first, Index last) {
                     reset_update_tile<editing>(s, p, first, last, packed, mine, tile);
                 });
                 if (!mine.by_rows) team.wait();  // r * h of all units enters each unit's candidate
-                return mine.tiles(weights_.candidate.panels(), active, max_rows<O, 4>,
+                return mine.tiles(weights_.candidate.panels(), active, max_rows<O, 4>, back,
                                   [&](Index p, Index first, Index last) {
                                       candidate_tile<editing>(s, p, first, last, packed, mine, tile);
                                   });

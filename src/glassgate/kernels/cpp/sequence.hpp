@@ -115,40 +115,51 @@ struct Division {
     Index row(Index i) const { return by_rows ? i * size + rank : i; }
 
     // Calls work(panel, first, last) for this thread's tiles; first and last count own rows, at most tile_rows at once.
-    template <class Work> GG_INLINE void tiles(Index panels, Index active, Index block, Work&& work) const {
+    // `back` begins with the last panel.
+    template <class Work> GG_INLINE void tiles(Index panels, Index active, Index block, bool back, Work&& work) const {
         const Index rows = own_rows(active);
         if (rows <= 0) return;
         const Index blocks = ceil_div(rows, block);
         const Range mine = by_rows ? Range{0, panels * blocks} : share(panels * blocks, rank, size);
-        const Index most = tile_rows / block;
-        for (Index tile = mine.begin; tile < mine.end;) {
-            const Index p = tile / blocks, b = tile % blocks;
-            const Index left = min(blocks - b, mine.end - tile);
-            const Index passes = ceil_div(left, most), now = ceil_div(left, passes);
-            work(p, b * block, min((b + now) * block, rows));
-            tile += now;
+        const Index first = mine.begin / blocks, behind = ceil_div(mine.end, blocks), most = tile_rows / block;
+        for (Index i = first; i < behind; ++i) {
+            const Index p = back ? first + behind - 1 - i : i;
+            const Index end = min(mine.end - p * blocks, blocks);
+            for (Index b = max(mine.begin - p * blocks, 0); b < end;) {
+                const Index now = ceil_div(end - b, ceil_div(end - b, most));
+                work(p, b * block, min((b + now) * block, rows));
+                b += now;
+            }
         }
     }
 };
 
-// How many threads a call is worth, and whether they share rows or tiles. The results do not depend on it.
+// How many threads a call is worth, and whether they share rows or tiles. The results do not depend on it. `turns`: where
+// every step reads weights that fill more than a thread's own cache, a step finds in it what the one before read last, if
+// they take turns in the order; in one order they would find nothing.
 struct Plan {
     int threads;
-    bool by_rows;
+    bool by_rows, turns;
+    bool back(Index s) const { return turns && s % 2 != 0; }
 };
 inline Plan plan_for(const Sizes& z, int gates, Index element) {
     const double step = 2.0 * static_cast<double>(z.N) * gates * z.H * z.H;
     const double total = z.T * (step + 2.0 * z.N * gates * z.H * z.I);
     const int most = kernels::threads();
-    if (most <= 1 || total < 4e5) return {1, false};
     const Index weights = gates * z.H * z.H * element;
+    const bool turns = weights > most * 512 * 1024;
+    if (most <= 1 || total < 4e5) return {1, false, turns};
     const bool by_rows = z.N >= 2 * most && (weights <= 256 * 1024 || step < 4e5);
-    if (!by_rows && z.T > 1 && step < 6e4) return {1, false};  // a step would last no longer than its barrier
-    return {most, by_rows};
+    if (!by_rows && z.T > 1 && step < 6e4) return {1, false, turns};  // a step would last no longer than its barrier
+    return {most, by_rows, turns};
 }
 
 // Steps of a chunk of about `rows` rows: enough for the large products, few enough for the outer caches.
 inline Index chunk_steps(const Sizes& z, Index rows) { return max(1, min(z.T, rows / max(1, z.N))); }
+inline Index backward_rows(const Sizes& z, Index element) {
+    const Index rows = 2048 / element;
+    return z.T * z.N <= 2 * rows ? 2 * rows : rows;  // one chunk alone keeps no sums
+}
 inline Index forward_rows(const Sizes& z, int gates, Index element) {
     return min(512, max(128, (1 << 20) / max(1, gates * z.H * element)));
 }

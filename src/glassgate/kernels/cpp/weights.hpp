@@ -20,45 +20,30 @@ template <class S, class O> class WeightGradients {
           stride_(stride), threads_(threads), cuts_{columns_of<S>(call.sizes.I, 2), columns_of<S>(call.sizes.H, 2)} {}
 
     void cut(Cutter& cutter) {
-        blocks_ = cutter.take<O>(wanted() ? round_up(parts_ * part_, transposed_rows) * transposed_stride(chunk_ * N) : 0);
-        panel_ = cutter.take<O>(wanted() ? threads_ * panel_size() : 0);
+        blocks_ = cutter.take<O>(wanted() ? threads_ * block_size() : 0);
         rows_ = cutter.take<const S*>(wanted() ? threads_ * chunk_ * N : 0);
+        for (int kind = 0; kind < kinds; ++kind)
+            panels_[kind] = cutter.take<O>(meets(kind) ? cut_of(kind).template packed<S>(deep<O>(chunk_ * N)) : 0);
         for (int side = 0; side < 2; ++side)
-            sums_[side] = cutter.take<S>(out(side) == nullptr ? 0 : cuts_[side].template packed<S>(G * part_));
+            sums_[side] = cutter.take<S>(
+                out(side) == nullptr ? 0 : cuts_[side].template packed<S>(keeps() ? G * part_ : threads_ * slice_rows));
     }
 
     void clear(const Team& team) {
-        for (int side = 0; side < 2; ++side)
-            if (out(side) != nullptr) zero_share(sums_[side], cuts_[side].template packed<S>(G * part_), team);
+        for (int side = 0; side < 2; ++side)  // no step, no sum
+            if (out(side) != nullptr && c_.sizes.T == 0) zero_share(out(side), G * H * cuts_[side].columns, team);
         for (S* bias : {c_.d_b_ih, c_.d_b_hh})
             if (bias != nullptr) zero_share(bias, G * H, team);
     }
 
-    // Adds steps s0 to s1; `rows` are the gradients of their `count` active rows, `reset_h` the chunk's r * h; waits inside.
+    // Adds steps s0 to s1, the last ones first; `rows` are the gradients of their `count` active rows, `reset_h` the chunk's
+    // r * h; waits inside.
     void add(Index s0, Index s1, const O* const* rows, Index count, const S* reset_h, const Team& team) {
         add_biases(rows, count, share(ceil_div(parts_ * part_, W), team.rank, team.size));
         if (!wanted()) return;
-        turn(rows, count, share(ceil_div(parts_ * part_, transposed_rows), team.rank, team.size));
+        pack(s0, s1, count, reset_h, team);
         team.wait();
-        add_weights(s0, s1, count, reset_h, team);
-    }
-
-    // The sums, which lie panel by panel, to their rows.
-    void spread(const Team& team) const {
-        for (int side = 0; side < 2; ++side) {
-            S* to = out(side);
-            if (to == nullptr) continue;
-            const Columns& cut = cuts_[side];
-            const Range rows = share(G * H, team.rank, team.size);
-            for (Index m = rows.begin; m < rows.end; ++m)
-                for (Index p = 0; p < cut.panels(); ++p) {
-                    const int vectors = cut.template vectors<S>(p);
-                    const S* from = sums_[side] + cut.offset(p, G * part_) + (m / H * part_ + m % H) * vectors * W;
-                    for (int v = 0; v < vectors; ++v)
-                        store(to + m * cut.columns + cut.first(p) + v * W, load(from + v * W),
-                              min(W, cut.count(p) - v * W));
-                }
-        }
+        add_weights(rows, count, {s1 == c_.sizes.T, s0 == 0}, team);
     }
 
   private:
@@ -69,25 +54,25 @@ template <class S, class O> class WeightGradients {
     static constexpr Index high = max_rows<O, 2>;
     static constexpr Index transposed_rows = by_rows ? W : high;
     static Index transposed_stride(Index count) { return by_rows ? row_stride<O>(round_up(count, 2 * W)) : count; }
-    Index panel_size() const { return 2 * W * deep<O>(chunk_ * N); }
+    // Rows of gradients that stay in a thread's own cache while they meet every panel.
+    static constexpr Index slice_rows = tile_rows / transposed_rows * transposed_rows;
+    Index block_size() const { return slice_rows * transposed_stride(chunk_ * N); }
 
     static constexpr Index short_sum = 16;
-    static constexpr Index slice_ = 4 * tile_rows;       // rows of a job, so that few panels still divide evenly
 
     bool wanted() const { return c_.d_w_ih != nullptr || c_.d_w_hh != nullptr; }
     S* out(int side) const { return side == 0 ? c_.d_w_ih : c_.d_w_hh; }
 
-    void turn(const O* const* rows, Index count, Range blocks) {
-        for (Index b = blocks.begin; b < blocks.end; ++b) {
-            const Index first = b * transposed_rows;
-            O* to = blocks_ + first * transposed_stride(count);
-            if constexpr (by_rows) turn_pairs(rows, count, first, to);
-            else copy_block(rows, count, first, to);
+    void turn(const O* const* rows, Index count, Range slice, O* to) const {
+        for (Index first = slice.begin; first < slice.end; first += transposed_rows) {
+            const Index valid = min(transposed_rows, slice.end - first);
+            if constexpr (by_rows) turn_pairs(rows, count, first, valid, to);
+            else copy_block(rows, count, first, valid, to);
+            to += transposed_rows * transposed_stride(count);
         }
     }
     // to[k][high]
-    void copy_block(const O* const* rows, Index count, Index first, O* to) const {
-        const Index valid = min(high, parts_ * H - first);
+    static void copy_block(const O* const* rows, Index count, Index first, Index valid, O* to) {
         if (valid == high)
             for (Index k = 0; k < count; ++k) std::memcpy(to + k * high, rows[k] + first, high * sizeof(O));
         else
@@ -95,8 +80,8 @@ template <class S, class O> class WeightGradients {
                 for (Index j = 0; j < valid; ++j) to[j] = rows[k][first + j];
     }
     // to[W][stride]: pairs of k are turned as floats are. Behind `count` come zeros, to the end of a unit at least.
-    template <class Pair> void turn_pairs(const Pair* const* rows, Index count, Index first, Pair* to) const {
-        const Index valid = min(W, parts_ * part_ - first), stride = transposed_stride(count);
+    template <class Pair> static void turn_pairs(const Pair* const* rows, Index count, Index first, Index valid, Pair* to) {
+        const Index stride = transposed_stride(count);
         for (Index k = 0; k < count; k += 2 * W) {
             Vec<float> pairs[W];
             for (Index i = 0; i < W; ++i) {
@@ -137,57 +122,10 @@ template <class S, class O> class WeightGradients {
         }
     }
 
-    // Which columns [from, to) of the gradients meet which rows, and where the product goes: sums_[side] from row `from -
-    // shift` on. Rows: 0: x, 1: the hidden states before, 2: r * h.
-    struct Segment {
-        int side, rows;
-        Index from, to, shift;
-    };
-    int segments(Segment* list) const {
-        int count = 0;
-        if (c_.d_w_ih != nullptr) {
-            if (c_.cell == Cell::gru_after) {
-                list[count++] = {0, 0, 0, 2 * part_, 0};
-                list[count++] = {0, 0, 3 * part_, 4 * part_, part_};
-            } else {
-                list[count++] = {0, 0, 0, parts_ * part_, 0};
-            }
-        }
-        if (c_.d_w_hh != nullptr) {
-            if (c_.cell == Cell::gru_before) {
-                list[count++] = {1, 1, 0, 2 * part_, 0};
-                list[count++] = {1, 2, 2 * part_, 3 * part_, 0};
-            } else {
-                list[count++] = {1, 1, 0, G * part_, 0};
-            }
-        }
-        return count;
-    }
-
-    void add_weights(Index s0, Index s1, Index count, const S* reset_h, const Team& team) {
-        Segment list[4];
-        const int number = segments(list);
-        Index total = 0;
-        for (int i = 0; i < number; ++i) total += cuts_[list[i].side].panels() * slices(list[i]);
-        const Range mine = share(total, team.rank, team.size);
-        O* panel = panel_ + team.rank * panel_size();
-        const S** rows = rows_ + team.rank * chunk_ * N;
-        int gathered = -1;
-        for (int i = 0, base = 0; i < number; ++i) {
-            const Segment& one = list[i];
-            const Columns& cut = cuts_[one.side];
-            const Index jobs = cut.panels() * slices(one);
-            Index packed = -1;
-            for (Index job = max(mine.begin - base, 0); job < min(mine.end - base, jobs); ++job) {
-                const Index p = job / slices(one), from = one.from + job % slices(one) * slice_;
-                if (gathered != one.rows) gather(s0, s1, reset_h, rows, gathered = one.rows);
-                if (packed != p) pack_column_panel([&](Index k) { return rows[k]; }, count, cut, packed = p, panel);
-                weight_tiles(one, from, min(from + slice_, one.to), count, cut, p, panel);
-            }
-            base += static_cast<int>(jobs);
-        }
-    }
-    static Index slices(const Segment& one) { return ceil_div(one.to - one.from, slice_); }
+    // What the gradients meet. 0: x, 1: the hidden states before, 2: r * h.
+    static constexpr int kinds = 3;
+    bool meets(int kind) const { return out(kind > 0) != nullptr && (kind < 2 || c_.cell == Cell::gru_before); }
+    const Columns& cut_of(int kind) const { return cuts_[kind > 0]; }
 
     void gather(Index s0, Index s1, const S* reset_h, const S** rows, int kind) const {
         for (Index s = s0; s < s1; ++s) {
@@ -198,18 +136,115 @@ template <class S, class O> class WeightGradients {
                                       : reset_h + (s % chunk_ * N + row) * stride_;
         }
     }
+    void pack(Index s0, Index s1, Index count, const S* reset_h, const Team& team) {
+        const S** rows = rows_ + team.rank * chunk_ * N;
+        for (int kind = 0; kind < kinds; ++kind) {
+            if (!meets(kind)) continue;
+            const Columns& cut = cut_of(kind);
+            const Range mine = share(cut.panels(), team.rank, team.size);
+            if (mine.begin < mine.end) gather(s0, s1, reset_h, rows, kind);
+            for (Index p = mine.begin; p < mine.end; ++p)
+                pack_column_panel([&](Index k) { return rows[k]; }, count, cut, p,
+                                  panels_[kind] + cut.offset(p, deep<O>(count)));
+        }
+    }
 
-    void weight_tiles(const Segment& one, Index from, Index to, Index count, const Columns& cut, Index p, const O* panel) {
-        const int vectors = cut.vectors<S>(p);
-        S* sums = sums_[one.side] + cut.offset(p, G * part_);
-        const Index stride = transposed_stride(count);
-        for (Index m = from; m < to; m += tile_rows) {
-            const Index rows = min(tile_rows, to - m);
-            const O* a[tile_rows];
-            for (Index r = 0; r < rows; ++r)
-                a[r] = by_rows ? blocks_ + (m + r) * stride : blocks_ + (m + r) / high * high * count + (m + r) % high;
-            constexpr int apart = by_rows ? 1 : static_cast<int>(high);
-            product<O, apart>(vectors, rows, count, a, panel, sums + (m - one.shift) * vectors * W);
+    // Parts `first` to `behind` of the gradients, the kinds that they meet, and how many parts later than in the weights'
+    // gradients they lie.
+    struct Meeting {
+        Index first, behind;
+        int kind[2];
+        Index shift[2];
+    };
+    int meetings(Meeting* list) const {
+        int count = 0;
+        const auto add = [&](Index first, Index behind, int input, Index shift, int hidden) {
+            Meeting one{first, behind, {-1, -1}, {}};
+            int at = 0;
+            if (input >= 0 && meets(input)) one.shift[at] = shift, one.kind[at++] = input;
+            if (hidden >= 0 && meets(hidden)) one.kind[at++] = hidden;
+            if (at > 0) list[count++] = one;
+        };
+        if (c_.cell == Cell::lstm) add(0, 4, 0, 0, 1);
+        if (c_.cell != Cell::lstm) add(0, 2, 0, 0, 1);
+        if (c_.cell == Cell::gru_before) add(2, 3, 0, 0, 2);
+        if (c_.cell == Cell::gru_after) add(2, 3, -1, 0, 1), add(3, 4, 0, 1, -1);
+        return count;
+    }
+    Index panels_of(const Meeting& one) const {
+        return cut_of(one.kind[0]).panels() + (one.kind[1] < 0 ? 0 : cut_of(one.kind[1]).panels());
+    }
+    Index slices_of(const Meeting& one) const { return ceil_div((one.behind - one.first) * part_, slice_rows); }
+
+    struct Turn {
+        bool first, last;  // chunk
+    };
+    void add_weights(const O* const* rows, Index count, Turn turn_of, const Team& team) {
+        Meeting list[3];
+        const int number = meetings(list);
+        Index total = 0;
+        for (int i = 0; i < number; ++i) total += slices_of(list[i]) * panels_of(list[i]);
+        Range mine = share(total, team.rank, team.size);
+        O* block = blocks_ + team.rank * block_size();
+        for (int i = 0; i < number; ++i) {
+            const Meeting& one = list[i];
+            const Index panels = panels_of(one), jobs = slices_of(one) * panels;
+            for (Index job = max(mine.begin, 0); job < min(mine.end, jobs);) {
+                const Index s = job / panels, from = one.first * part_ + s * slice_rows;
+                const Range slice{from, min(from + slice_rows, one.behind * part_)};
+                Range own{job % panels, min(mine.end - s * panels, panels)};
+                job += own.end - own.begin;
+                if (s % 2 != 0) own = {panels - own.end, panels - own.begin};
+                turn(rows, count, slice, block);
+                const O* a[slice_rows];
+                for (Index r = 0; r < slice_rows; ++r)
+                    a[r] = block + (by_rows ? r * transposed_stride(count) : r / high * high * count + r % high);
+                for (Index q = own.begin; q < own.end; ++q)
+                    add_panel(one, s % 2 == 0 ? q : own.begin + own.end - 1 - q, slice, count, a, turn_of, team);
+                for (int which = 0; turn_of.last && which < 2; ++which) spread(one, which, own, slice, team);
+            }
+            mine = {mine.begin - jobs, mine.end - jobs};
+        }
+    }
+
+    bool keeps() const { return chunk_ < c_.sizes.T; }
+    // The sums of a slice and a panel: [rows of the slice][lanes]. One chunk alone needs them for a slice at a time.
+    S* sums_of(const Meeting& one, int which, Index p, Range slice, const Team& team) const {
+        const int side = one.kind[which] > 0;
+        const Index row = keeps() ? slice.begin - one.shift[which] * part_ : team.rank * slice_rows;
+        return sums_[side] + cuts_[side].template packed<S>(row) + cuts_[side].offset(p, slice.end - slice.begin);
+    }
+
+    void add_panel(const Meeting& one, Index q, Range slice, Index count, const O* const* a, Turn turn_of,
+                   const Team& team) const {
+        const Index firsts = cut_of(one.kind[0]).panels(), height = slice.end - slice.begin;
+        const int which = q < firsts ? 0 : 1, kind = one.kind[which];
+        const Index p = q - which * firsts;
+        const int vectors = cut_of(kind).template vectors<S>(p);
+        S* sums = sums_of(one, which, p, slice, team);
+        if (turn_of.first) zero(sums, height * vectors * W);
+        constexpr int apart = by_rows ? 1 : static_cast<int>(high);
+        product<O, apart>(vectors, height, count, a, panels_[kind] + cut_of(kind).offset(p, deep<O>(count)), sums);
+    }
+
+    // Sums of a slice to where they belong, row by row.
+    void spread(const Meeting& one, int which, Range panels, Range slice, const Team& team) const {
+        if (one.kind[which] < 0) return;
+        const int side = one.kind[which] > 0;
+        const Columns& cut = cuts_[side];
+        const Index firsts = which * cut_of(one.kind[0]).panels(), row = slice.begin - one.shift[which] * part_;
+        const Index begin = max(panels.begin - firsts, 0), end = min(panels.end - firsts, cut.panels());
+        Index unit = row % part_;
+        S* to = out(side) + (row / part_ * H + unit) * cut.columns;
+        for (Index r = 0; r < slice.end - slice.begin; ++r, unit = unit + 1 == part_ ? 0 : unit + 1) {
+            if (unit >= H) continue;
+            for (Index p = begin; p < end; ++p) {
+                const int vectors = cut.template vectors<S>(p);
+                const S* from = sums_of(one, which, p, slice, team) + r * vectors * W;
+                for (int v = 0; v < vectors; ++v)
+                    store(to + cut.first(p) + v * W, load(from + v * W), min(W, cut.count(p) - v * W));
+            }
+            to += cut.columns;
         }
     }
 
@@ -220,9 +255,10 @@ template <class S, class O> class WeightGradients {
     const Index parts_, chunk_, stride_;
     const int threads_;
     const Columns cuts_[2];  // of the input side and the hidden side
-    O *blocks_ = nullptr, *panel_ = nullptr;
+    O* blocks_ = nullptr;        // a slice of turned gradients for each thread
+    O* panels_[kinds] = {};      // what they meet, of a chunk
     const S** rows_ = nullptr;
-    S* sums_[2] = {};  // d_w_ih and d_w_hh, cut into the panels of their columns
+    S* sums_[2] = {};            // of d_w_ih and d_w_hh, slice by slice
 };
 
 }  // namespace glassgate::kernels::GG_ISA
