@@ -3,7 +3,9 @@
 The peer is written to the published configuration of PyTorch's word-level example: embedding 200,
 two LSTM layers of 200, batch 20, unroll 35, dropout 0.2, full softmax, plain SGD with gradient
 clipping. Ours trains the same network through the steps of `glassgate train`, once with the full and
-once with the adaptive softmax. First both are given the same weights and must find the same loss.
+once with the adaptive softmax. Where the processor has instructions for bfloat16, all three are there a
+second time with products in bf16, the peer under torch's autocast: ratios are to the plain loop then as
+well, and to that. First both are given the same weights and must find the same loss.
 Then their steps are timed in turn, ours and the peer's within one round, and the median of the rounds
 counts. `--profile` adds where the time of a step goes and what memory it takes: at the most, in a process
 of its own, above weights and moments. `--words N` trains each on the first N words, `--epoch` on all of the
@@ -27,7 +29,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -39,104 +40,23 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from glassgate.folder.vocabulary import Vocabulary
+from glassgate.kernels import isa
 from glassgate.language.corpus import Corpus, TextOptions, TokenArray, open_tokens, prepare
 from glassgate.language.held_out import perplexity
 from glassgate.language.options import TrainOptions
 from glassgate.language.schedule import one_cycle
 from glassgate.language.trainer import WORK, Trainer
+from language_peer import BATCH, DROPOUT, UNROLL, WIDTH, Parts, Peer, new_peer, peer_loop
 
-WORDS, WIDTH, BATCH, UNROLL, DROPOUT = 33_278, 200, 20, 35, 0.2
+WORDS = 33_278
 KINDS = ("peer", "full", "adaptive")
+ROUNDED = ", bf16"  # behind a kind whose products are
 RATE = 3e-3  # of ours where steps are timed alone; the peer's is 20
 HELD_OUT = 50_000  # words that are measured
 CHECKS = 20  # measurements of ours on its way
 SPEEDUP = {"adaptive": 8.0, "full": 2.5}  # at least so many times the peer's words/s
 WORST = 1.03  # of the peer's perplexity after one epoch, at the most, with the adaptive softmax
 MEMORY = 1 / 3  # of the peer's, at the most, with the full softmax
-
-
-class Peer(nn.Module):
-    """The example's network, in torch's own layers."""
-
-    def __init__(self, words: int) -> None:
-        super().__init__()
-        self.drop = nn.Dropout(DROPOUT)
-        self.encoder = nn.Embedding(words, WIDTH)
-        self.rnn = nn.LSTM(WIDTH, WIDTH, 2, dropout=DROPOUT)
-        self.decoder = nn.Linear(WIDTH, words)
-
-    def forward(self, words: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Return the logits [T, N, words] and the last state."""
-        h, last = self.rnn(self.drop(self.encoder(words)), state)
-        logits: Tensor = self.decoder(self.drop(h))
-        return logits, last
-
-    def arrays(self) -> dict[str, Any]:
-        """Return the weights under the names of our model."""
-        names = {"encoder.weight": "embedding.weight"}
-        names |= {f"decoder.{part}": f"output.{part}" for part in ("weight", "bias")}
-        return {names.get(name, name): value.numpy() for name, value in self.state_dict().items()}
-
-
-class Parts:
-    """Where the time of a step goes: each mark gives a part what passed since the mark before."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.last = time.perf_counter()
-
-    def mark(self, part: str) -> None:
-        """Give a part the time since the last mark."""
-        now = time.perf_counter()
-        self.seconds[part] += now - self.last
-        self.last = now
-
-    def watch(self, embedding: nn.Module, rnn: nn.Module) -> None:
-        """Mark the ends of both passes of these; what lies between them and the loss is the output's."""
-
-        def ends(part: str, before: str) -> Callable[..., None]:
-            def hook(module: nn.Module, inputs: Any, result: Any) -> None:
-                self.mark(part)
-                x = result if isinstance(result, Tensor) else result[0]
-                if x.requires_grad:
-                    x.register_hook(lambda gradient: self.mark(before))
-
-            return hook
-
-        embedding.register_forward_pre_hook(lambda module, inputs: self.mark("data"))
-        embedding.register_forward_hook(ends("embedding", before="recurrence"))
-        rnn.register_forward_hook(ends("recurrence", before="output"))
-
-
-def peer_loop(peer: Peer, tokens: TokenArray, parts: Parts | None = None) -> Callable[[], float]:
-    """Return a function that does one step of the example's loop and gives its loss."""
-    mark = (lambda part: None) if parts is None else parts.mark
-    length = len(tokens) // BATCH
-    columns = torch.from_numpy(tokens[: length * BATCH].astype(np.int64)).view(BATCH, length).t().contiguous()
-    state = (torch.zeros(2, BATCH, WIDTH), torch.zeros(2, BATCH, WIDTH))
-    position = 0
-
-    def step() -> float:
-        nonlocal state, position
-        peer.train()
-        words, targets = columns[position : position + UNROLL], columns[position + 1 : position + UNROLL + 1]
-        position = (position + UNROLL) % (length - UNROLL - 1)
-        peer.zero_grad()
-        logits, last = peer(words, (state[0].detach(), state[1].detach()))
-        state = last
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
-        mark("output")
-        loss.backward()  # type: ignore[no-untyped-call]
-        mark("embedding")
-        nn.utils.clip_grad_norm_(peer.parameters(), 0.25)
-        with torch.no_grad():
-            for parameter in peer.parameters():
-                assert parameter.grad is not None
-                parameter.add_(parameter.grad, alpha=-20.0)
-        mark("optimiser")
-        return loss.item()
-
-    return step
 
 
 def our_loop(trainer: Trainer, parts: Parts | None = None, steps: int = 0) -> Callable[[], None]:
@@ -164,8 +84,15 @@ def _marked(call: Callable[..., Any], parts: Parts, before: str | None, after: s
     return marked
 
 
-def our_trainer(corpus: Corpus, folder: Path, output: str) -> Trainer:
+def kinds() -> tuple[str, ...]:
+    """Return what competes here."""
+    fast = isa() in ("amx", "avx512bf16")
+    return (*KINDS, *(kind + ROUNDED for kind in KINDS)) if fast else KINDS
+
+
+def our_trainer(corpus: Corpus, folder: Path, kind: str) -> Trainer:
     """Return the trainer of the same network: no recipe has a say in it."""
+    output = kind.removesuffix(ROUNDED)
     options = TrainOptions(
         cell="lstm",
         weight_drop=0.0,
@@ -175,7 +102,7 @@ def our_trainer(corpus: Corpus, folder: Path, output: str) -> Trainer:
         random_unroll=False,
         spectral=False,
         weight_decay=0.01,  # AdamW's usual one
-        precision="fp32",
+        precision="fp32" if kind == output else "bf16",
         hidden=WIDTH,
         embedding=WIDTH,
         layers=2,
@@ -268,59 +195,40 @@ def tokenise(folder: Path, text: Path | None) -> tuple[Corpus, dict[str, Any]]:
     }
 
 
-def new_peer(corpus: Corpus) -> Peer:
-    """Return the example's network, begun as the example begins it."""
-    torch.manual_seed(1)
-    peer = Peer(len(corpus.vocabulary))
-    for weight in (peer.encoder.weight, peer.decoder.weight):
-        nn.init.uniform_(weight, -0.1, 0.1)
-    nn.init.zeros_(peer.decoder.bias)
-    return peer
-
-
 def measure(folder: Path, corpus: Corpus, rounds: int, steps: int) -> dict[str, Any]:
     """Time all in turn and return words/s and ratios."""
-    peer = new_peer(corpus)
-    trainers = {output: our_trainer(corpus, folder, output) for output in ("full", "adaptive")}
-    difference = check_same_loss(peer, trainers["full"], corpus.train)
+    networks = {kind: loop(kind, corpus, folder) for kind in kinds()}
+    difference = check_same_loss(networks["peer"][0], networks["full"][0], corpus.train)
     # Two float32 sums of the same 200 products and 33,278 exponentials: about 1e-6 of a loss of 10.
     if difference > 1e-4:
         sys.exit(f"the two networks disagree on the loss by {difference:.2g}: nothing was timed")
-    loops: dict[str, Callable[[], object]] = {"peer": peer_loop(peer, corpus.train)}
-    loops |= {name: our_loop(trainer) for name, trainer in trainers.items()}
-    times: dict[str, list[float]] = {name: [] for name in loops}
+    times: dict[str, list[float]] = {kind: [] for kind in networks}
     for number in range(rounds + 1):  # the first round warms up
-        for name, step in loops.items():
+        for kind, (_, step) in networks.items():
             started = time.perf_counter()
             for _ in range(steps):
                 step()
             if number:
-                times[name].append((time.perf_counter() - started) / steps)
-    words = BATCH * UNROLL
-    speed = {name: words / statistics.median(values) for name, values in times.items()}
-    ratios = {
-        name: statistics.median(p / o for p, o in zip(times["peer"], times[name], strict=True))
-        for name in trainers
-    }
-    return {
-        "difference of the losses": f"{difference:.1e}",
-        "plain torch loop, words/s": speed["peer"],
-        "ours, full softmax, words/s": speed["full"],
-        "ours, adaptive softmax, words/s": speed["adaptive"],
-        "ratio, full softmax": ratios["full"],
-        "ratio, adaptive softmax": ratios["adaptive"],
-    }
+                times[kind].append((time.perf_counter() - started) / steps)
+    result: dict[str, Any] = {"difference of the losses": f"{difference:.1e}"}
+    for kind, own in times.items():
+        result[f"{kind}, words/s"] = BATCH * UNROLL / statistics.median(own)
+        for peer in ("peer", "peer" + ROUNDED):
+            if kind != peer and kind.endswith(peer.removeprefix("peer")):
+                taken = zip(times[peer], own, strict=True)
+                result[f"{kind}, ratio to {peer}"] = statistics.median(p / o for p, o in taken)
+    return result
 
 
 def loop(
     kind: str, corpus: Corpus, folder: Path, parts: Parts | None = None, steps: int = 0
 ) -> tuple[Any, Callable[[], Any]]:
     """Return a network with its trainer or alone, and what does one step of it."""
-    if kind == "peer":
-        peer = new_peer(corpus)
+    if kind.startswith("peer"):
+        peer = new_peer(len(corpus.vocabulary))
         if parts is not None:
             parts.watch(peer.encoder, peer.rnn)
-        return peer, peer_loop(peer, corpus.train, parts)
+        return peer, peer_loop(peer, corpus.train, parts, kind.endswith(ROUNDED))
     trainer = our_trainer(corpus, folder, kind)
     return trainer, our_loop(trainer, parts, steps)
 
@@ -328,7 +236,7 @@ def loop(
 def profile(folder: Path, corpus: Corpus, steps: int) -> dict[str, Any]:
     """Return the milliseconds of a step by its parts, and the most memory that a step takes."""
     result: dict[str, Any] = {}
-    for kind in KINDS:
+    for kind in kinds():
         parts = Parts()
         _, step = loop(kind, corpus, folder, parts)
         step()
@@ -351,8 +259,8 @@ def peak_memory(kind: str, folder: Path) -> float:
     owner, step = loop(kind, corpus, folder)
     for _ in range(3):
         step()
-    parameters: Iterable[Tensor] = (owner if kind == "peer" else owner.model).parameters()
-    copies = 1 if kind == "peer" else 3  # SGD has no moments
+    parameters: Iterable[Tensor] = (owner if isinstance(owner, Peer) else owner.model).parameters()
+    copies = 1 if isinstance(owner, Peer) else 3  # SGD has no moments
     return _memory("VmHWM") - before - copies * sum(p.numel() * p.element_size() for p in parameters) / 1e6
 
 
@@ -365,7 +273,9 @@ def compare(folder: Path, corpus: Corpus, words: int) -> dict[str, Any]:
     """Train each on the same words, once through, and measure what it learned on the same text."""
     steps = max(1, words // (BATCH * UNROLL))
     result: dict[str, Any] = {"words read": f"{steps * BATCH * UNROLL:,}"}
-    for kind in KINDS:
+    for kind in kinds():
+        if kind == "peer" + ROUNDED:  # the example is the plain one
+            continue
         owner, step = loop(kind, corpus, folder, steps=steps)
         model = (our_trainer(corpus, folder, "full") if kind == "peer" else owner).model
         seconds, value, reached = 0.0, float("inf"), None
@@ -395,14 +305,16 @@ def bounds(result: dict[str, Any], epoch: bool) -> dict[str, str]:
         rule = f"{'at least' if least else 'at most'} {bound:.2f}"
         told[f"bound: {name}"] = f"{rule}, got {value:.2f}: {'met' if met else 'NOT MET'}"
 
-    for kind, bound in SPEEDUP.items():
-        hold(f"words/s, {kind}", result[f"ratio, {kind} softmax"], bound, True)
-    if "peer, peak memory, MB" in result:
-        value = result["full, peak memory, MB"] / result["peer, peak memory, MB"]
-        hold("memory of a step, full", value, MEMORY, False)
-    if epoch:
-        value = result["adaptive, perplexity after them"] / result["peer, perplexity after them"]
-        hold("perplexity, adaptive", value, WORST, False)
+    for kind in kinds():
+        name = kind.removesuffix(ROUNDED)
+        if name in SPEEDUP:
+            hold(f"words/s, {kind}", result[f"{kind}, ratio to peer"], SPEEDUP[name], True)
+        if name == "full" and "peer, peak memory, MB" in result:
+            value = result[f"{kind}, peak memory, MB"] / result["peer, peak memory, MB"]
+            hold(f"memory of a step, {kind}", value, MEMORY, False)
+        if name == "adaptive" and epoch:
+            value = result[f"{kind}, perplexity after them"] / result["peer, perplexity after them"]
+            hold(f"perplexity, {kind}", value, WORST, False)
     return told
 
 

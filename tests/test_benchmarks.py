@@ -19,6 +19,8 @@ from glassgate.language.recipes import Recipe
 
 def script(name: str) -> ModuleType:
     path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    if str(path.parent) not in sys.path:  # as when it is run
+        sys.path.append(str(path.parent))
     spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -58,6 +60,7 @@ def test_no_recipe_has_a_say_in_what_is_compared(
     language = script("language")
     plan = language.our_trainer(corpus, tmp_path, "full").plan
     config = plan.config
+    assert language.our_trainer(corpus, tmp_path, "full, bf16").plan.precision == "bf16"
     assert (config.cell, config.hidden, config.embedding, config.layers) == ("lstm", 200, 200, 2)
     assert (config.tied, config.dropout, plan.batch, plan.unroll) == (False, 0.2, 20, 35)
     assert (plan.spectral, plan.average, plan.precision) == (False, 0.0, "fp32")
@@ -77,6 +80,7 @@ def test_the_seconds_to_the_peers_perplexity(
     monkeypatch.setattr(language, "perplexity", lambda *_: next(values))
     now = iter(range(10_000))  # each look at the clock is a second after the last: a piece takes one
     monkeypatch.setattr(language.time, "perf_counter", lambda: float(next(now)))
+    monkeypatch.setattr(language, "kinds", lambda: language.KINDS)
     monkeypatch.setattr(language, "loop", quick_loop(language))
     found = language.compare(tmp_path, corpus, 20 * 35 * 8)
     assert found["words read"] == "5,600"
