@@ -77,7 +77,7 @@ def command(
     remembered = CacheOptions(**of_cache) if cache else None
     if dynamic:
         needs("torch", "train")
-        from glassgate.language.dynamic import DynamicOptions, dynamic_perplexity, read_trainable
+        from glassgate.language.dynamic import GATHERED, DynamicOptions, dynamic_perplexity, read_trainable
 
         learning = DynamicOptions(**of_dynamic)
         size_of_texts(dynamic_text or [])  # refuses what it cannot read before the text is measured
@@ -116,8 +116,9 @@ def command(
                 texts,
                 learning,
                 dynamic_text or (),
-                lambda tokens, value: display.update(
-                    min(0.99, tokens / found.tokens), f"{tokens:,} tokens  perplexity {value:,.2f}"
+                lambda tokens, value, gathering: display.update(
+                    min(0.99, tokens / (GATHERED if gathering else found.tokens)),
+                    f"{'statistics: ' * gathering}{tokens:,} tokens  perplexity {value:,.2f}",
                 ),
             )
         found = replace(found, dynamic_perplexity=value)

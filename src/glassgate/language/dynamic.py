@@ -22,9 +22,10 @@ from glassgate.language.model import NextWordModel, State
 from glassgate.language.text import find_files, read_segments
 from glassgate.layers.rows import tracked
 
-__all__ = ["DynamicOptions", "dynamic_perplexity", "read_trainable"]
+__all__ = ["GATHERED", "DynamicOptions", "dynamic_perplexity", "read_trainable"]
 
-GATHERED = 100_000  # tokens of the text of the statistics that are read
+GATHERED = 100_000
+"""How many tokens of the text of the statistics are read."""
 RATES = {False: 0.002, True: 0.02}  # without and with statistics
 
 
@@ -61,7 +62,7 @@ def dynamic_perplexity(
     texts: Sequence[Path],
     options: DynamicOptions,
     statistics: Sequence[Path] = (),
-    report: Callable[[int, float], None] | None = None,
+    report: Callable[[int, float, bool], None] | None = None,
 ) -> float:
     r"""Return the perplexity of a model that learns from each segment once it has predicted it.
 
@@ -89,8 +90,8 @@ def dynamic_perplexity(
     statistics
         Training text, the first 100,000 tokens of which tell how large each weight's gradient is.
     report
-        Called now and then with the tokens read and the perplexity so far; while the statistics are
-        gathered with the perplexity on theirs.
+        Called now and then with the tokens read, the perplexity so far, and whether they are those of
+        the statistics, which are gathered first.
 
     Returns
     -------
@@ -133,7 +134,7 @@ def dynamic_perplexity(
                 f"after {count:,} tokens: expected a lower rate"
             )
         if report is not None:
-            report(count, exponential(total / count))
+            report(count, exponential(total / count), False)
     if count == 0:
         raise GlassgateError("the text: has no word to predict: expected a longer text")
     return exponential(total / count)
@@ -199,7 +200,7 @@ def _gather(
     model: NextWordModel,
     parameters: dict[str, nn.Parameter],
     segments: Iterator[npt.NDArray[np.int64]],
-    report: Callable[[int, float], None] | None,
+    report: Callable[[int, float, bool], None] | None,
 ) -> dict[str, Tensor]:
     """Return s, the root of the mean squared gradient, of each parameter, in units of the mean of all s."""
     squares = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
@@ -214,7 +215,7 @@ def _gather(
             _forget(parameter)
         total, count, met = total + value, count + len(words) - 1, met + 1
         if report is not None:
-            report(count, exponential(total / count))
+            report(count, exponential(total / count), True)
         if count >= GATHERED:
             break
     roots = {name: values.div_(max(met, 1)).sqrt_() for name, values in squares.items()}

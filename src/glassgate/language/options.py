@@ -184,7 +184,7 @@ class Plan:
       embedding begins at random;
     - output: adaptive from 10,000 words on, with cutoffs that `choose_cutoffs` finds in the counts of
       the training text;
-    - precision: bf16 where the processor multiplies it faster and the hidden size is 256 or more
+    - precision: bf16 where the processor multiplies it faster and the hidden size is 100 or more
       (`choose_precision`);
     - budget: 10 minutes; and where only time is given at most 15 epochs, 30 of a hidden size below 100, 10
       of 1,024 or more.

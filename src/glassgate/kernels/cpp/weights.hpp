@@ -176,10 +176,10 @@ template <class S, class O> class WeightGradients {
     }
     Index slices_of(const Meeting& one) const { return ceil_div((one.behind - one.first) * part_, slice_rows); }
 
-    struct Turn {
-        bool first, last;  // chunk
+    struct Chunk {  // of the steps, which are taken from the last to the first
+        bool first, last;
     };
-    void add_weights(const O* const* rows, Index count, Turn turn_of, const Team& team) {
+    void add_weights(const O* const* rows, Index count, Chunk chunk, const Team& team) {
         Meeting list[3];
         const int number = meetings(list);
         Index total = 0;
@@ -200,8 +200,8 @@ template <class S, class O> class WeightGradients {
                 for (Index r = 0; r < slice_rows; ++r)
                     a[r] = block + (by_rows ? r * transposed_stride(count) : r / high * high * count + r % high);
                 for (Index q = own.begin; q < own.end; ++q)
-                    add_panel(one, s % 2 == 0 ? q : own.begin + own.end - 1 - q, slice, count, a, turn_of, team);
-                for (int which = 0; turn_of.last && which < 2; ++which) spread(one, which, own, slice, team);
+                    add_panel(one, s % 2 == 0 ? q : own.begin + own.end - 1 - q, slice, count, a, chunk, team);
+                for (int which = 0; chunk.last && which < 2; ++which) spread(one, which, own, slice, team);
             }
             mine = {mine.begin - jobs, mine.end - jobs};
         }
@@ -215,14 +215,14 @@ template <class S, class O> class WeightGradients {
         return sums_[side] + cuts_[side].template packed<S>(row) + cuts_[side].offset(p, slice.end - slice.begin);
     }
 
-    void add_panel(const Meeting& one, Index q, Range slice, Index count, const O* const* a, Turn turn_of,
+    void add_panel(const Meeting& one, Index q, Range slice, Index count, const O* const* a, Chunk chunk,
                    const Team& team) const {
         const Index firsts = cut_of(one.kind[0]).panels(), height = slice.end - slice.begin;
         const int which = q < firsts ? 0 : 1, kind = one.kind[which];
         const Index p = q - which * firsts;
         const int vectors = cut_of(kind).template vectors<S>(p);
         S* sums = sums_of(one, which, p, slice, team);
-        if (turn_of.first) zero(sums, height * vectors * W);
+        if (chunk.first) zero(sums, height * vectors * W);
         constexpr int apart = by_rows ? 1 : static_cast<int>(high);
         product<O, apart>(vectors, height, count, a, panels_[kind] + cut_of(kind).offset(p, deep<O>(count)), sums);
     }
