@@ -161,13 +161,14 @@ def test_embedding_cutoffs_are_among_the_outputs() -> None:
             "must be below the vocabulary's 50 words, got 50",
         ),
         (
-            {"output": "adaptive", "embedding": 3},
-            "must leave a width of at least 1 to each of 2 bands, got 1",
+            {"output": "adaptive", "embedding": 15, "embedding_cutoffs": (5, 9)},
+            "must leave a width of at least 1 to each of 3 bands, each a quarter of the one before, "
+            "got an embedding of 15",
         ),
     ],
 )
 def test_embedding_cutoffs_that_do_not_fit_are_one_line(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(GlassgateError, match=f"embedding.cutoffs: {message}"):
+    with pytest.raises(GlassgateError, match=f"^--embedding-cutoffs: {message}$"):
         Plan.make(TrainOptions(**{"embedding_cutoffs": (5,), **options}), corpus(60_000))
 
 

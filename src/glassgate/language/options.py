@@ -7,7 +7,7 @@ from math import isfinite, prod
 from typing import Any, Literal, TypeAlias, get_args
 
 from glassgate.errors import GlassgateError
-from glassgate.folder.config import LARGEST_SIZE, Cell, Eos, ModelConfig, Output, Reset
+from glassgate.folder.config import LARGEST_SIZE, NARROWER, Cell, Eos, ModelConfig, Output, Reset
 from glassgate.folder.vocabulary import Tokens
 from glassgate.language.corpus import Corpus, TextOptions, count_words
 from glassgate.language.recipes import (
@@ -245,7 +245,7 @@ class Plan:
         if options.output != "auto":
             output = options.output
         cutoffs: tuple[int, ...] = ()
-        _check_narrow(options, output, words)
+        _check_narrow(options, output, words, recipe.embedding)
         if output == "adaptive":
             width = recipe.embedding if options.tied else recipe.hidden
             cutoffs = choose_cutoffs(count_words(corpus.train, words), width, batch * options.unroll)
@@ -312,13 +312,18 @@ class Plan:
         return min(1.0, spent if self.seconds is None else max(spent, seconds / self.seconds))
 
 
-def _check_narrow(options: TrainOptions, output: Output, words: int) -> None:
+def _check_narrow(options: TrainOptions, output: Output, words: int, width: int) -> None:
     narrow, name = options.embedding_cutoffs, "--embedding-cutoffs"
     if narrow and not (options.tied and output == "adaptive"):
         came = "--untied" if not options.tied else f"a full one, of {words:,} words"
         raise GlassgateError(f"{name}: needs a tied embedding and the adaptive output, got {came}")
     if narrow and narrow[-1] >= words:
         raise GlassgateError(f"{name}: must be below the vocabulary's {words:,} words, got {narrow[-1]:,}")
+    if width < NARROWER ** len(narrow):
+        raise GlassgateError(
+            f"{name}: must leave a width of at least 1 to each of {len(narrow) + 1} bands, each a quarter of "
+            f"the one before, got an embedding of {width}"
+        )
 
 
 def _precision(options: TrainOptions, hidden: int) -> Precision:
