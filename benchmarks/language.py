@@ -40,10 +40,10 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from glassgate.folder.vocabulary import Vocabulary
-from glassgate.kernels import isa
 from glassgate.language.corpus import Corpus, TextOptions, TokenArray, open_tokens, prepare
 from glassgate.language.held_out import perplexity
 from glassgate.language.options import TrainOptions
+from glassgate.language.recipes import choose_precision
 from glassgate.language.schedule import one_cycle
 from glassgate.language.trainer import WORK, Trainer
 from language_peer import BATCH, DROPOUT, UNROLL, WIDTH, Parts, Peer, new_peer, peer_loop
@@ -85,9 +85,9 @@ def _marked(call: Callable[..., Any], parts: Parts, before: str | None, after: s
 
 
 def kinds() -> tuple[str, ...]:
-    """Return what competes here."""
-    fast = isa() in ("amx", "avx512bf16")
-    return (*KINDS, *(kind + ROUNDED for kind in KINDS)) if fast else KINDS
+    """Return what competes here: in bf16 too where `glassgate train` would choose it for this size."""
+    rounded = choose_precision(WIDTH) == "bf16"
+    return (*KINDS, *(kind + ROUNDED for kind in KINDS)) if rounded else KINDS
 
 
 def our_trainer(corpus: Corpus, folder: Path, kind: str) -> Trainer:
