@@ -6,7 +6,7 @@ from typing import Literal
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-__all__ = ["UNK", "Cutter", "Tokens", "WordCounts", "library_tokenizer"]
+__all__ = ["UNK", "WHITE_SPACE", "Cutter", "Tokens", "WordCounts", "library_tokenizer"]
 
 Tokens = Literal["spaces", "words"]
 """What a token is: what stands between spaces, or a word or a punctuation mark of running text."""
@@ -18,7 +18,8 @@ WORD_OR_MARK = r"<unk>|<eos>|[^\W_]+(?:['’\-][^\W_]+)*|--+|\.\.\.+|[^\w\s]|_"
 MOST_PIECES = 1 << 20  # that are counted before their words are
 # Python's own split takes four control characters for white space that Unicode does not.
 SEPARATORS = "\x1c\x1d\x1e\x1f"
-WHITE = re.compile("[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+")
+WHITE_SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # as a pattern's class has it
+WHITE = re.compile(f"[{WHITE_SPACE}]+")
 
 
 class Cutter:

@@ -71,6 +71,9 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.words)
 
+    def __contains__(self, word: object) -> bool:
+        return word in self._kept.numbers
+
     @classmethod
     def build(
         cls,

@@ -60,13 +60,14 @@ class Prefixes:
 
         A word may hold marks that stand for themselves as long as no letter follows, as in "don'" and
         "still-". So of the ways to end the whole words, the earliest counts after which some word begins so;
-        where there is none, the last token is the one that is begun.
+        where there is none, the last token is the one that is begun. What is still being typed is never
+        refused: what a closed vocabulary cannot read so is begun as a whole, and no word goes on from it.
 
         Examples
         --------
-        >>> prefixes = Prefixes(Vocabulary.build(["I don't know, do I?"], tokens="words"))
-        >>> prefixes.cut("I don'"), prefixes.cut("I know,"), prefixes.cut("I ")
-        ((['I'], "don'"), (['I', 'know'], ','), (['I'], ''))
+        >>> prefixes = Prefixes(Vocabulary.build(["I don't know, do I?"], tokens="words", closed=True))
+        >>> prefixes.cut("I don'"), prefixes.cut("I know,"), prefixes.cut("I nkow,"), prefixes.cut("I ")
+        ((['I'], "don'"), (['I', 'know'], ','), (['I'], 'nkow,'), (['I'], ''))
         """
         words, tokens = self._vocabulary.cut_begun(text)
         start, begun, letters = len(tokens) - 1, "".join(tokens[-1:]), ""
@@ -77,7 +78,10 @@ class Prefixes:
             first, stop = self.span(letters)
             if first < stop:
                 start, begun = place, letters
-        return words + tokens[: max(start, 0)], begun
+        ended = tokens[: max(start, 0)]
+        if self._vocabulary.unk is None and any(token not in self._vocabulary for token in ended):
+            return words, "".join(tokens)
+        return words + ended, begun
 
     def unknown(self, word: str) -> GlassgateError:
         """Return the error for a word that the vocabulary lacks; it names up to three spelled nearly alike.

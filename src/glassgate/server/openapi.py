@@ -7,6 +7,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from glassgate import __version__
+from glassgate.folder.cutting import WHITE_SPACE
 from glassgate.folder.vocabulary import Vocabulary
 from glassgate.runtime import Model
 from glassgate.server.application import Route
@@ -105,14 +106,15 @@ def _close(schemas: dict[str, Schema], vocabulary: Vocabulary) -> None:
     A text that ``complete`` is for has a word, or <eos>, before the one that is begun.
     """
     known: Schema = {"description": "Words that the model knows, with spaces between; marks may adjoin them."}
-    begun: Schema = {"description": "Words that the model knows, and behind them one that is only begun."}
+    begun: Schema = {"description": "Words that the model knows, and behind them what is begun, if anything."}
     empty = vocabulary.eos is not None
     if len(vocabulary) <= MOST_LISTED:
         spelled = [SPECIAL.sub(r"\\\g<0>", word) for word in vocabulary.words]
         word = f"({'|'.join(spelled)})"
-        some = rf"{word}([ \n]+{word})*"
-        known["pattern"] = rf"^[ \n]*({some}){'?' if empty else ''}[ \n]*$"
-        begun["pattern"] = rf"^[ \n]*({some}[ \n]+){'?' if empty else ''}({word}|[a-z]*)$"
+        white, other = f"[{WHITE_SPACE}]", f"[^{WHITE_SPACE}]"
+        some = f"{word}({white}+{word})*"
+        known["pattern"] = f"^{white}*({some}){'?' if empty else ''}{white}*$"
+        begun["pattern"] = f"^{white}*({some}{white}+){'?' if empty else ''}{other}*$"
     elif not empty:
         known["minLength"] = begun["minLength"] = 1
     for name in ("Generate", "Traced", "Edited"):
