@@ -115,9 +115,13 @@ def test_float32_errs_no_more_than_plain_float32(cutoffs: list[int]) -> None:
         assert float((ours - true).abs().max()) <= max(2 * error, least)
 
 
+@pytest.mark.parametrize("block", [4096, 20])
 @pytest.mark.parametrize("cutoffs", [[], [10, 30]])
-def test_bf16_rounds_the_factors_of_the_products_and_their_results(cutoffs: list[int]) -> None:
+def test_bf16_rounds_the_factors_of_the_products_and_their_results(
+    cutoffs: list[int], block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Logits are kept below 2, so that what rounding does to them stays small beside a wrong factor."""
+    monkeypatch.setattr("glassgate.layers.fused.BLOCK", block)  # one for all words, or several
     found = []
     for dtype, precision in ((torch.float64, "fp32"), (torch.float32, "bf16")):
         made = layer(cutoffs, dtype=dtype, precision=precision)

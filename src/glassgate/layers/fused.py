@@ -20,6 +20,7 @@ from glassgate.layers.rows import RowGradient, tracked
 __all__ = ["Layout", "fused_loss", "has_kernel"]
 
 CHUNK = 1 << 23  # logits that are held at once, unless a single row has more
+BLOCK = 4096  # words whose gradient is one product in bfloat16: it and what torch turns for it stay small
 
 
 class Layout(NamedTuple):
@@ -77,6 +78,7 @@ def _rounded_softmax(
     losses = h.new_empty(len(h))
     h, V = h.bfloat16(), V.bfloat16()
     parts, space = _chunks(h, len(V), 2 * layout.chunk)
+    blocks = [slice(i, i + BLOCK) for i in range(0, len(V), BLOCK)]
     d_c = None if d.c is None else d.c.zero_().data_ptr()
     for part in parts:
         logits = space[: part.stop - part.start]
@@ -90,8 +92,9 @@ def _rounded_softmax(
         if d.h is not None:
             d.h[part].add_(logits @ V)
         if d.V is not None:
-            d_V = logits.t() @ h[part]
-            d.V.copy_(d_V) if part.start == 0 else d.V.add_(d_V)
+            for block in blocks:
+                d_V = logits[:, block].t() @ h[part]
+                d.V[block].copy_(d_V) if part.start == 0 else d.V[block].add_(d_V)
     return losses
 
 
