@@ -92,6 +92,25 @@ def test_step_by_step_is_the_sequence(case: Case) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("size", [(1, 3, 5), (7, 40, 9), (1, 260, 300), (5, 500, 259), (40, 300, 270)])
+def test_a_step_from_the_sums_of_its_inputs(cell: str, size: tuple[int, ...], precision: Any) -> None:
+    """Few units, or weights that fill more than a cache and are read forth and back; one to three threads."""
+    case = make(cell, 6, *size, seed=3, dtype=np.float32, bias=True, precision=precision)
+    whole = forward(case)
+    for threads in (1, 2, 3):
+        packed = _packed(case)
+        state = [np.zeros_like(whole.h_n) for _ in range(2 if cell == "lstm" else 1)]
+        gates = np.empty_like(whole.gates[0])
+        for t, x in enumerate(case.x):
+            summed = t % 3 > 0
+            given = packed.input_sums(x, threads=threads) if summed else x
+            packed.step(given, *state, gates, summed=summed, threads=threads)
+            np.testing.assert_array_equal(state[0], whole.hidden[t])
+            np.testing.assert_array_equal(gates, whole.gates[t])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("size", [(1, 64, 130), (3, 300, 129), (64, 7, 50), (65, 40, 33), (40, 9, 9)])
 def test_one_step_with_weights_not_packed(cell: str, size: tuple[int, ...], precision: Any) -> None:
     """A single step of at most 64 sequences packs its weights on the way."""

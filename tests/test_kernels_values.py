@@ -199,6 +199,8 @@ def test_a_call_with_misfits_says_so_in_one_line() -> None:
         r"w_hh: shape \[4 H, H\] expected": lambda: kernels.PackedLSTM(w_ih, b),
         r"x: float64 with 4 inputs expected": lambda: packed.forward(np.zeros((1, 1, 3))),
         r"step: x: needs 64 bytes, got 32": lambda: packed.step(case.x[0, :1].copy(), state, state.copy()),
+        r"input_sums: x: float64 expected": lambda: packed.input_sums(np.zeros((1, 4), np.float32)),
+        r"input_sums: x: needs 32 bytes, got 24": lambda: packed.input_sums(np.zeros((1, 3))),
         r"count must be from 0": lambda: kernels.set_num_threads(-1),
     }
     for message, call in wrong.items():

@@ -117,10 +117,23 @@ Bits<S> run(const Passes<S>& passes, const reference::Problem& p, const Absent& 
         const auto differs = [](const S* one, const S* other, Index count) {
             return count > 0 && std::memcmp(one, other, static_cast<std::size_t>(count) * sizeof(S)) != 0;
         };
-        if (differs(h, apart.h_n, N * H) || differs(h, apart.hidden, N * H) || (lstm && differs(c, apart.c_n, N * H)) ||
-            differs(step.gates, apart.gates, N * gate_count(p.cell) * H)) {
-            std::printf("%s: a step in place differs\n", where.c_str());
+        const auto expect_same = [&](const char* what) {
+            if (!differs(h, apart.h_n, N * H) && !differs(h, apart.hidden, N * H) && !(lstm && differs(c, apart.c_n, N * H)) &&
+                !differs(step.gates, apart.gates, N * gate_count(p.cell) * H))
+                return;
+            std::printf("%s: %s differs\n", where.c_str(), what);
             ++failures;
+        };
+        expect_same("a step in place");
+        // The same from what its inputs add up to, the weights read from the last to the first.
+        if (f.packed != nullptr) {
+            S* sums = b.out(N * passes.input_sums_size(p.cell, H));
+            passes.input_sums(apart, sums);
+            std::copy(p.h0.begin(), p.h0.end(), h);
+            if (lstm) std::copy(p.c0.begin(), p.c0.end(), c);
+            step.x = nullptr, step.sums = sums, step.back = true;
+            passes.forward(step);
+            expect_same("a step from the sums of its inputs");
         }
     }
     Bits<S> bits;
@@ -204,8 +217,10 @@ int main(int count, char** arguments) {
         reference::Problem p;
         p.cell = static_cast<Cell>(i % 3);
         const bool large = i % 10 == 0;  // enough work for several threads
+        const bool wide = i % 20 == 15;  // weights of a single step that fill more than a cache
         const bool long_ = i % 40 == 5;  // several chunks of the backward pass, each of 512 rows or of one step
-        p.z = large   ? Sizes{draw.whole(1, 8), draw.whole(1, 40), draw.whole(0, 150), draw.whole(20, 150)}
+        p.z = wide    ? Sizes{1, draw.whole(1, 20), draw.whole(0, 500), draw.whole(250, 300)}
+              : large ? Sizes{draw.whole(1, 8), draw.whole(1, 40), draw.whole(0, 150), draw.whole(20, 150)}
               : long_ ? Sizes{draw.coin() ? draw.whole(2, 4) : draw.whole(5, 30), 0, draw.whole(0, 9), draw.whole(1, 36)}
                       : Sizes{draw.whole(0, 6), draw.whole(0, 9), draw.whole(0, 20), draw.whole(0, 36)};
         // More rows than one chunk of a backward pass takes, of float or of bfloat16.

@@ -27,7 +27,19 @@ class Packed:
         b_hh: Buffer,
         bf16: bool,
     ) -> None: ...
-    def step(self, N: int, x: Buffer, h: Buffer, c: Buffer, gates: Buffer = None) -> None: ...
+    def step(
+        self,
+        N: int,
+        x: Buffer,
+        h: Buffer,
+        c: Buffer,
+        gates: Buffer = None,
+        summed: bool = False,
+        threads: int = 0,
+    ) -> None: ...
+    def input_sums(self, N: int, x: Buffer, sums: Buffer, threads: int = 0) -> None: ...
+    @property
+    def input_sums_size(self) -> int: ...
 
 def forward(
     cell: int,

@@ -1,5 +1,7 @@
 """A model's weights, packed once: for streaming, and for many short sequences with the same weights."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -54,7 +56,31 @@ class PackedLSTM:
         self._precision: Precision = precision
         self._dtype = a.dtype
 
-    def step(self, x: Array, h: Array, c: Array, gates: Array | None = None) -> None:
+    def input_sums(self, x: Array, *, threads: int = 0) -> Array:
+        """W_ih x + b of each row of x [N, I], as `step` takes it instead of x: for inputs that come again.
+
+        Returns
+        -------
+        array [N, at least 4 H]
+            In the order of the kernels, which is that of the processor: not to be kept in a file.
+
+        Raises
+        ------
+        GlassgateError
+            As `step`.
+        """
+        return _input_sums("PackedLSTM.input_sums", self._weights, self._dtype, x, threads)
+
+    def step(
+        self,
+        x: Array,
+        h: Array,
+        c: Array,
+        gates: Array | None = None,
+        *,
+        summed: bool = False,
+        threads: int = 0,
+    ) -> None:
         """One step, in place: h and c hold the state before the call and the state after it.
 
         The fast path of streaming: C-contiguous arrays of the model's dtype are used as they are.
@@ -67,6 +93,10 @@ class PackedLSTM:
             States, overwritten.
         gates : array [N, 4, H], optional
             Receives input, forget, candidate and output gate.
+        summed
+            Whether x is what `input_sums` made of the inputs; the results are the same bits.
+        threads
+            That this call may use; 0: as many as `glassgate.kernels.num_threads` says.
 
         Raises
         ------
@@ -76,7 +106,7 @@ class PackedLSTM:
         if not (x.dtype == h.dtype == c.dtype == self._dtype):
             raise GlassgateError(f"PackedLSTM.step: x, h, c: {self._dtype} expected")
         try:
-            self._weights.step(len(h), x, h, c, gates)
+            self._weights.step(len(h), x, h, c, gates, summed, threads)
         except (ValueError, BufferError) as error:
             raise _step_error("PackedLSTM.step", error) from None
 
@@ -147,7 +177,13 @@ class PackedGRU:
         self._precision: Precision = precision
         self._dtype = a.dtype
 
-    def step(self, x: Array, h: Array, gates: Array | None = None) -> None:
+    def input_sums(self, x: Array, *, threads: int = 0) -> Array:
+        """W_ih x + b of each row of x [N, I], as `PackedLSTM.input_sums`: [N, at least 3 H]."""
+        return _input_sums("PackedGRU.input_sums", self._weights, self._dtype, x, threads)
+
+    def step(
+        self, x: Array, h: Array, gates: Array | None = None, *, summed: bool = False, threads: int = 0
+    ) -> None:
         """One step, in place: h [N, H] holds the state before the call and the state after it.
 
         Parameters
@@ -158,6 +194,10 @@ class PackedGRU:
             State, overwritten.
         gates : array [N, 3, H], optional
             Receives reset, z and candidate.
+        summed
+            Whether x is what `input_sums` made of the inputs; the results are the same bits.
+        threads
+            That this call may use; 0: as many as `glassgate.kernels.num_threads` says.
 
         Raises
         ------
@@ -167,7 +207,7 @@ class PackedGRU:
         if not (x.dtype == h.dtype == self._dtype):
             raise GlassgateError(f"PackedGRU.step: x, h: {self._dtype} expected")
         try:
-            self._weights.step(len(h), x, h, None, gates)
+            self._weights.step(len(h), x, h, None, gates, summed, threads)
         except (ValueError, BufferError) as error:
             raise _step_error("PackedGRU.step", error) from None
 
@@ -220,6 +260,17 @@ def _pack(
         bf16=a.bf16,
     )
     return H, I, packed
+
+
+def _input_sums(where: str, weights: _native.Packed, dtype: np.dtype[Any], x: Array, threads: int) -> Array:
+    if x.dtype != dtype:
+        raise GlassgateError(f"{where}: x: {dtype} expected")
+    sums = np.empty((len(x), weights.input_sums_size), dtype)
+    try:
+        weights.input_sums(len(x), x, sums, threads)
+    except (ValueError, BufferError) as error:
+        raise _step_error(where, error) from None
+    return sums
 
 
 def _step_error(where: str, error: BaseException) -> GlassgateError:

@@ -11,9 +11,10 @@ from glassgate.edits import Edit, Target
 from glassgate.errors import GlassgateError
 from glassgate.folder.compact import Stored
 from glassgate.folder.config import ModelConfig
-from glassgate.kernels import LSTMForward, PackedGRU, PackedLSTM, using_threads
+from glassgate.kernels import LSTMForward, PackedGRU, PackedLSTM
 from glassgate.runtime.matrix import Array, Matrix, Numbers
 from glassgate.runtime.output import QUIET, Output
+from glassgate.runtime.word_inputs import WORTH, WordInputs
 from glassgate.runtime.word_matrix import Piece, WordMatrix
 from glassgate.trace import Chunk, LayerTrace
 
@@ -70,6 +71,8 @@ class Network:
         self.projection = None if projection is None else Matrix(projection)
         self.output = Output(config, V, others, threads)
         self.layers = [_layer(config, others, number) for number in range(config.layers)]
+        large = others["rnn.weight_ih_l0"].nbytes > WORTH
+        self._inputs = WordInputs(self.layers[0], self.embedding, threads) if large else None
 
     def initial_state(self, sequences: int) -> State:
         """Return the state before the first word: zeros."""
@@ -108,11 +111,11 @@ class Network:
 
     def step(self, words: npt.NDArray[np.integer[Any]], state: State) -> None:
         """Read one word of each sequence: words [N]; the state goes on in place."""
-        x = self.embedding.rows(words)
-        with using_threads(self.threads):
-            for layer, own in zip(self.layers, zip(*state, strict=True), strict=True):
-                layer.step(x, *own)
-                x = own[0]
+        summed = self._inputs is not None
+        x = self.embedding.rows(words) if self._inputs is None else self._inputs.of(words)
+        for layer, own in zip(self.layers, zip(*state, strict=True), strict=True):
+            layer.step(x, *own, summed=summed, threads=self.threads)
+            x, summed = own[0], False
 
     @property
     def targets(self) -> dict[str, Target]:

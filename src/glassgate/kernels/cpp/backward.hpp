@@ -10,7 +10,7 @@ template <class S, class O> class BackwardPass {
     explicit BackwardPass(const Backward<S>& call)
         : c_(call), T(call.sizes.T), N(call.sizes.N), I(call.sizes.I), H(call.sizes.H), G(gate_count(call.cell)),
           parts_(gradient_parts(call.cell)), stride_(row_stride<S>(H)), part_(deep<O>(H)),
-          row_(row_stride<O>(parts_ * part_)), plan_(plan_for(call.sizes, G, sizeof(O))),
+          row_(row_stride<O>(parts_ * part_)), plan_(plan_for(call.sizes, G, sizeof(O), 0)),
           chunk_(chunk_steps(call.sizes, backward_rows(call.sizes, sizeof(O)))), hidden_cut_(columns_of<S>(H, call.sizes.N < 4 ? 4 : 2)),
           input_cut_(columns_of<S>(I, 2)), gradients_(call, schedule_, chunk_, stride_, plan_.threads) {}
 

@@ -3,6 +3,7 @@
 #include "kernels.hpp"
 #include "team.hpp"
 
+#include <atomic>
 #include <cstdlib>
 #include <memory>
 #include <new>
@@ -64,10 +65,18 @@ class Packed {
     }
     const void* data() const { return data_.get(); }
 
-    // h (and c) one step on, in place, N sequences.
-    void step(Index N, nb::handle x, nb::handle h, nb::handle c, nb::handle gates) const {
-        if (twice_) one_step<double>(N, x, h, c, gates);
-        else one_step<float>(N, x, h, c, gates);
+    // h (and c) one step on, in place, N sequences; x holds inputs, or their sums.
+    void step(Index N, nb::handle x, nb::handle h, nb::handle c, nb::handle gates, bool summed, int threads) const {
+        if (twice_) one_step<double>(N, x, h, c, gates, summed, threads);
+        else one_step<float>(N, x, h, c, gates, summed, threads);
+    }
+
+    Index sums_size() const {
+        return static_cast<Index>(twice_ ? input_sums_size<double>(cell_, z_.H, bf16_) : input_sums_size<float>(cell_, z_.H, bf16_));
+    }
+    void sums(Index N, nb::handle x, nb::handle sums, int threads) const {
+        if (twice_) write_sums<double>(N, x, sums, threads);
+        else write_sums<float>(N, x, sums, threads);
     }
 
   private:
@@ -83,17 +92,33 @@ class Packed {
         const std::size_t bytes = (packed_size<S>(cell_, I, H, bf16_) * sizeof(S) + 127) / 64 * 64;
         data_.reset(std::aligned_alloc(64, bytes));
         if (data_ == nullptr) throw std::bad_alloc();
+        expect_writes(data_.get(), bytes);
         pack<S>(cell_, I, H, wi, wh, bi, bh, bf16_, static_cast<S*>(data_.get()));
     }
-    template <class S> void one_step(Index N, nb::handle x, nb::handle h, nb::handle c, nb::handle gates) const {
-        Buffers b;
+    template <class S> Forward<S> single_step(Index N, int threads) const {
         Forward<S> f{};
         f.cell = cell_;
         f.sizes = sizes_of(1, N, z_.I, z_.H);
-        const Index H = z_.H;
         f.packed = static_cast<const S*>(data_.get());
         f.bf16 = bf16_;
+        f.threads = threads;
+        return f;
+    }
+    template <class S> void write_sums(Index N, nb::handle x, nb::handle sums, int threads) const {
+        Buffers b;
+        Forward<S> f = single_step<S>(N, threads);
         f.x = b.in<S>(x, N * z_.I, "x", true);
+        S* to = b.out<S>(sums, N * sums_size(), "sums", true);
+        nb::gil_scoped_release unlocked;
+        input_sums(f, to);
+    }
+    template <class S>
+    void one_step(Index N, nb::handle x, nb::handle h, nb::handle c, nb::handle gates, bool summed, int threads) const {
+        Buffers b;
+        Forward<S> f = single_step<S>(N, threads);
+        const Index H = z_.H;
+        (summed ? f.sums : f.x) = b.in<S>(x, N * (summed ? sums_size() : z_.I), "x", true);
+        f.back = turn_.fetch_add(1, std::memory_order_relaxed) % 2 != 0;
         f.h_n = b.out<S>(h, N * H, "h", true);
         f.hidden = f.h_n;
         f.h0 = f.h_n;
@@ -111,6 +136,7 @@ class Packed {
     bool twice_, bf16_;
     Sizes z_;
     std::unique_ptr<void, Free> data_;
+    mutable std::atomic<unsigned> turn_{0};  // of the next step, whatever stream it belongs to
 };
 
 template <class S>
@@ -212,7 +238,10 @@ NB_MODULE(_native, m) {
     nb::class_<Packed>(m, "Packed")
         .def(nb::init<int, bool, Index, Index, nb::handle, nb::handle, nb::handle, nb::handle, bool>(), "cell"_a, "twice"_a,
              "I"_a, "H"_a, "w_ih"_a, "w_hh"_a, "b_ih"_a.none(), "b_hh"_a.none(), "bf16"_a)
-        .def("step", &Packed::step, "N"_a, "x"_a, "h"_a, "c"_a.none(), "gates"_a.none() = nb::none());
+        .def("step", &Packed::step, "N"_a, "x"_a, "h"_a, "c"_a.none(), "gates"_a.none() = nb::none(), "summed"_a = false,
+             "threads"_a = 0)
+        .def("input_sums", &Packed::sums, "N"_a, "x"_a, "sums"_a, "threads"_a = 0)
+        .def_prop_ro("input_sums_size", &Packed::sums_size);
 
     m.def(
         "forward",

@@ -91,6 +91,10 @@ void pack(Cell cell, std::int64_t I, std::int64_t H, const S* w_ih, const S* w_h
           S* packed) {
     passes<S>(bf16).pack(cell, I, H, w_ih, w_hh, b_ih, b_hh, packed);
 }
+template <class S> std::size_t input_sums_size(Cell cell, std::int64_t H, bool bf16) {
+    return passes<S>(bf16).input_sums_size(cell, H);
+}
+template <class S> void input_sums(const Forward<S>& call, S* sums) { passes<S>(call.bf16).input_sums(call, sums); }
 template <class S> void sigmoid(const S* in, S* out, std::int64_t count) { entries<S>().sigmoid(in, out, count); }
 template <class S> void tanh(const S* in, S* out, std::int64_t count) { entries<S>().tanh(in, out, count); }
 template <class S> void softmax_loss(const SoftmaxLoss<S>& call) { entries<S>().softmax_loss(call); }
@@ -108,6 +112,8 @@ double sum_of_squares(std::int64_t rows, std::int64_t width, const std::int64_t*
     template void backward<S>(const Backward<S>&);                                                                    \
     template std::size_t packed_size<S>(Cell, std::int64_t, std::int64_t, bool);                                      \
     template void pack<S>(Cell, std::int64_t, std::int64_t, const S*, const S*, const S*, const S*, bool, S*);        \
+    template std::size_t input_sums_size<S>(Cell, std::int64_t, bool);                                                \
+    template void input_sums<S>(const Forward<S>&, S*);                                                               \
     template void sigmoid<S>(const S*, S*, std::int64_t);                                                             \
     template void tanh<S>(const S*, S*, std::int64_t);                                                                \
     template void softmax_loss<S>(const SoftmaxLoss<S>&);                                                             \

@@ -15,6 +15,7 @@ template <class S, class O> class ForwardPass {
           weights_(call.cell, I, H), G(weights_.gates), stride_(row_stride<S>(H)), operand_stride_(row_stride<O>(H)),
           once_(call.packed == nullptr && T == 1 && N <= tile_rows),
           streams_(can_stream && T * N * (G + 1) * H * static_cast<Index>(sizeof(S)) > cached), plan_(plan()),
+          joined_(T == 1 && N <= max_rows<O, 4> && plan_.turns),
           chunk_(chunk_steps(call.sizes, forward_rows(call.sizes, G, sizeof(S)))) {}
 
     void run() {
@@ -26,6 +27,13 @@ template <class S, class O> class ForwardPass {
         run_team(plan_.threads, [](void* self, const Team& team) { static_cast<ForwardPass*>(self)->work(team); }, this);
     }
 
+    // The sums of a single step's inputs, [N][panels][G][width], instead of the step.
+    void run_inputs(S* sums) {
+        sums_out_ = sums;
+        run();
+    }
+    static Index sums_size(Cell cell, Index H) { return ceil_div(H, W) * gate_count(cell) * W; }
+
   private:
     static constexpr Index W = width<S>;
     static constexpr Index cached = Index(4) << 20;  // bytes of gates and states that the threads' own caches hold
@@ -33,7 +41,7 @@ template <class S, class O> class ForwardPass {
 
     // Who packs a panel as he needs it shares the work by panels.
     Plan plan() const {
-        const Plan plan = plan_for(c_.sizes, G, sizeof(O));
+        const Plan plan = plan_for(c_.sizes, G, sizeof(O), c_.threads);
         return {plan.threads, plan.by_rows && !once_, plan.turns};
     }
 
@@ -74,8 +82,12 @@ template <class S, class O> class ForwardPass {
         team.wait();
         for (Index s = 0; s < T; ++s) {
             if (s % chunk_ == 0) {
-                input_product(s, min(s + chunk_, T), packed, mine);
-                if (!mine.by_rows) team.wait();
+                const Index rows = gather_inputs(s, min(s + chunk_, T), mine);
+                if (sums_out_ != nullptr) return write_sums(rows, packed, mine);
+                if (!joined_) {
+                    input_product(rows, packed, mine);
+                    if (!mine.by_rows) team.wait();
+                }
             }
             step(s, packed, mine, team, tile);
             if (!mine.by_rows) team.wait();
@@ -118,14 +130,15 @@ template <class S, class O> class ForwardPass {
         for (Index k = H; k < deep<O>(H); ++k) row[k] = O{};
     }
 
-    // Pre-activations of steps s0 to s1: bias + W x, for this thread's rows or panels.
-    void input_product(Index s0, Index s1, const S* packed, const Division& mine) {
+    // Where the inputs of steps s0 to s1 lie, as operands; how many rows those are.
+    Index gather_inputs(Index s0, Index s1, const Division& mine) {
         const O** from = from_ + mine.rank * chunk_ * N;
         O* copy = inputs_ + mine.rank * chunk_ * N * deep<O>(I);
         Index count = 0;
         for (Index s = s0; s < s1; ++s) {
             const Index t = schedule_.time(s), rows = mine.own_rows(schedule_.active(t));
             begins(mine, s) = count;
+            if (c_.sums != nullptr) return rows;  // of a single step
             for (Index i = 0; i < rows; ++i, ++count) {
                 const S* x = c_.x + (t * N + schedule_.sequence(mine.row(i))) * I;
                 if constexpr (copies) {
@@ -138,16 +151,45 @@ template <class S, class O> class ForwardPass {
                 }
             }
         }
-        Division tiles = mine;
-        if (mine.by_rows) tiles = {false, 0, 1};
-        tiles.tiles(weights_.panels, count, G == 4 ? max_rows<O, 4> : max_rows<O, 3>, false, [&](Index p, Index first, Index last) {
-            S own[PackedWeights<S, O>::bias_rows * W];
-            const S* bias = bias_of(p, packed, own);
-            S* sums = before(p, mine, first);
-            for (Index r = 0; r < last - first; ++r)
-                for (Index g = 0; g < G; ++g) store(sums + (r * G + g) * W, load(bias + g * W));
-            if (G == 4) input_gates<4>(p, last - first, from + first, packed, mine, sums);
-            else input_gates<3>(p, last - first, from + first, packed, mine, sums);
+        return count;
+    }
+
+    // Pre-activations of a chunk of steps, bias + W x, for this thread's rows or panels.
+    void input_product(Index rows, const S* packed, const Division& mine) {
+        input_tiles(rows, mine, [&](Index p, Index first, Index last) { input_tile(p, first, last, packed, mine); });
+    }
+    // Calls work for the tiles of this thread's `rows` gathered inputs.
+    template <class Work> void input_tiles(Index rows, const Division& mine, Work&& work) const {
+        const Division tiles = mine.by_rows ? Division{false, 0, 1} : mine;
+        tiles.tiles(weights_.panels, rows, G == 4 ? max_rows<O, 4> : max_rows<O, 3>, false, work);
+    }
+
+    void input_tile(Index p, Index first, Index last, const S* packed, const Division& mine) {
+        S* sums = before(p, mine, first);
+        if (c_.sums != nullptr) {
+            for (Index i = first; i < last; ++i, sums += G * W)
+                for (Index g = 0; g < G; ++g) store(sums + g * W, load(c_.sums + sums_at(p, i, mine) + g * W));
+            return;
+        }
+        S own[PackedWeights<S, O>::bias_rows * W];
+        const S* bias = bias_of(p, packed, own);
+        for (Index r = 0; r < last - first; ++r)
+            for (Index g = 0; g < G; ++g) store(sums + (r * G + g) * W, load(bias + g * W));
+        const O* const* from = from_ + mine.rank * chunk_ * N + first;
+        if (G == 4) input_gates<4>(p, last - first, from, packed, mine, sums);
+        else input_gates<3>(p, last - first, from, packed, mine, sums);
+    }
+
+    // The sums of a single step's inputs: [N][panels][G][width].
+    Index sums_at(Index p, Index i, const Division& mine) const {
+        return (schedule_.sequence(mine.row(i)) * weights_.panels + p) * G * W;
+    }
+    void write_sums(Index rows, const S* packed, const Division& mine) {
+        input_tiles(rows, mine, [&](Index p, Index first, Index last) {
+            input_tile(p, first, last, packed, mine);
+            const S* sums = before(p, mine, first);
+            for (Index i = first; i < last; ++i, sums += G * W)
+                for (Index g = 0; g < G; ++g) store(sums_out_ + sums_at(p, i, mine) + g * W, load(sums + g * W));
         });
     }
 
@@ -182,7 +224,7 @@ template <class S, class O> class ForwardPass {
     }
     template <bool editing> void step_with(Index s, const S* packed, const Division& mine, const Team& team, S* tile) {
         const Index t = schedule_.time(s), active = schedule_.active(t);
-        const bool back = plan_.back(s);
+        const bool back = plan_.back(s + (c_.back ? 1 : 0));
         switch (c_.cell) {
             case Cell::lstm:
                 return mine.tiles(weights_.panels, active, max_rows<O, 4>, back, [&](Index p, Index first, Index last) {
@@ -258,6 +300,7 @@ template <class S, class O> class ForwardPass {
         const O* rows[tile_rows];
         rows_of(h_[s % 2], first, last, mine, rows);
         const Index unit = p * W, count = min(W, H - unit);
+        if (joined_) input_tile(p, first, last, packed, mine);
         S* sum = before(p, mine, begins(mine, s) + first);
         hidden_gates<4>(p, last - first, rows, packed, mine, sum);
         for (Index i = first; i < last; ++i, sum += 4 * W) {
@@ -286,6 +329,7 @@ template <class S, class O> class ForwardPass {
         const Index unit = p * W, count = min(W, H - unit);
         S own[PackedWeights<S, O>::bias_rows * W];
         const Vec<S> bias = load(bias_of(p, packed, own) + 3 * W);
+        if (joined_) input_tile(p, first, last, packed, mine);
         const S* input = before(p, mine, begins(mine, s) + first);
         for (Index i = 0; i < last - first; ++i) {
             S* sum = tile + i * 3 * W;
@@ -318,6 +362,7 @@ template <class S, class O> class ForwardPass {
         const O* rows[tile_rows];
         rows_of(h_[s % 2], first, last, mine, rows);
         const Index unit = p * W, count = min(W, H - unit);
+        if (joined_) input_tile(p, first, last, packed, mine);
         S* input = before(p, mine, begins(mine, s) + first);
         for (Index i = 0; i < last - first; ++i)
             for (Index g = 0; g < 2; ++g) store(tile + (i * 2 + g) * W, load(input + (i * 3 + g) * W));
@@ -387,6 +432,7 @@ template <class S, class O> class ForwardPass {
     const bool once_;  // each weight is met once: it is packed where it is needed, and not kept
     const bool streams_;  // what is saved would fill the caches
     const Plan plan_;
+    const bool joined_;  // a single step that waits for its weights: it reads those of the inputs and its own in one direction
     const Index chunk_;
     Schedule schedule_;
     S* packed_ = nullptr;
@@ -395,6 +441,7 @@ template <class S, class O> class ForwardPass {
     S* carry_ = nullptr;
     O* reset_h_ = nullptr;
     S* before_ = nullptr;
+    S* sums_out_ = nullptr;
     O* inputs_ = nullptr;  // as operands, where x is not
     S* tiles_ = nullptr;
     const O** from_ = nullptr;

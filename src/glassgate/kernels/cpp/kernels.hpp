@@ -59,6 +59,11 @@ template <class S> struct Forward {
     const std::int32_t* edit_rows;  // [T, N, G + states]: the number of a row, or -1: no edit. The order is that of the
                                     // gates, then c' (LSTM), then h'; null: no edits at all
     const S* edits;                 // [E, 4, H] scale, add, low, high; null when edit_rows is null
+    int threads;  // at most; 0: as many as are set
+    // Of a single step (T = 1) with packed weights:
+    const S* sums;  // [N, input_sums_size()] what input_sums() made of x, which is not read then; null: x is read
+    bool back;      // reads the weights from the last to the first: a stream that takes turns finds in the caches what its
+                    // step before read last. The results are the same bits.
 };
 
 template <class S> struct Backward {
@@ -96,6 +101,11 @@ template <class S> std::size_t packed_size(Cell cell, std::int64_t I, std::int64
 template <class S>
 void pack(Cell cell, std::int64_t I, std::int64_t H, const S* w_ih, const S* w_hh, const S* b_ih, const S* b_hh,
           bool bf16, S* packed);
+
+// What a step adds up of its inputs alone, W x + b in the kernels' order, for inputs that come again: of the single step
+// that `call` describes by cell, sizes, x, packed weights and threads, to sums [N, input_sums_size()].
+template <class S> std::size_t input_sums_size(Cell cell, std::int64_t H, bool bf16);
+template <class S> void input_sums(const Forward<S>& call, S* sums);
 
 // One step is a sequence with T = 1: there is no second body. Both throw std::bad_alloc when scratch memory is short,
 // before anything is written.

@@ -136,18 +136,18 @@ struct Division {
 
 // How many threads a call is worth, and whether they share rows or tiles. The results do not depend on it. `turns`: where
 // every step reads weights that fill more than a thread's own cache, a step finds in it what the one before read last, if
-// they take turns in the order; in one order they would find nothing.
+// they take turns in the order; in one order they would find nothing. A single step reads those of the inputs too.
 struct Plan {
     int threads;
     bool by_rows, turns;
     bool back(Index s) const { return turns && s % 2 != 0; }
 };
-inline Plan plan_for(const Sizes& z, int gates, Index element) {
+inline Plan plan_for(const Sizes& z, int gates, Index element, int threads) {
     const double step = 2.0 * static_cast<double>(z.N) * gates * z.H * z.H;
     const double total = z.T * (step + 2.0 * z.N * gates * z.H * z.I);
-    const int most = kernels::threads();
+    const int most = threads > 0 ? threads : kernels::threads();
     const Index weights = gates * z.H * z.H * element;
-    const bool turns = weights > most * 512 * 1024;
+    const bool turns = weights + (z.T == 1 ? gates * z.H * z.I * element : 0) > most * 512 * 1024;
     if (most <= 1 || total < 4e5) return {1, false, turns};
     const bool by_rows = z.N >= 2 * most && (weights <= 256 * 1024 || step < 4e5);
     if (!by_rows && z.T > 1 && step < 6e4) return {1, false, turns};  // a step would last no longer than its barrier

@@ -11,6 +11,8 @@ template <class S> struct Passes {
     void (*backward)(const Backward<S>&);
     std::size_t (*packed_size)(Cell, std::int64_t, std::int64_t);
     void (*pack)(Cell, std::int64_t, std::int64_t, const S*, const S*, const S*, const S*, S*);
+    std::size_t (*input_sums_size)(Cell, std::int64_t);
+    void (*input_sums)(const Forward<S>&, S*);
 };
 
 template <class S> struct Entries {
