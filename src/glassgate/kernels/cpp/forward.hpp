@@ -1,7 +1,7 @@
 // Forward passes: the input product of a chunk of steps, then the chunk's steps, chunk after chunk.
 #pragma once
 
-#include "packed.hpp"
+#include "gate_products.hpp"
 #include "sequence.hpp"
 
 #include <type_traits>
@@ -35,6 +35,7 @@ template <class S, class O> class ForwardPass {
     static Index sums_size(Cell cell, Index H) { return ceil_div(H, W) * gate_count(cell) * W; }
 
   private:
+    using Products = GateProducts<S, O>;
     static constexpr Index W = width<S>;
     static constexpr Index cached = Index(4) << 20;  // bytes of gates and states that the threads' own caches hold
     static constexpr bool copies = !std::is_same_v<O, S>;  // whether x must become an operand first
@@ -73,23 +74,21 @@ template <class S, class O> class ForwardPass {
         const Division mine{plan_.by_rows && team.size > 1, team.rank, team.size};
         [[maybe_unused]] const TileRegisters<O> registers;
         S* tile = tiles_ + team.rank * tile_size<S>;
-        const S* packed = c_.packed;
-        if (packed_ != nullptr) {
-            weights_.pack(c_.w_ih, c_.w_hh, c_.b_ih, c_.b_hh, packed_, team.rank, team.size);
-            packed = packed_;
-        }
+        const S* packed = packed_ != nullptr ? packed_ : c_.packed;
+        if (packed_ != nullptr) weights_.pack(c_.w_ih, c_.w_hh, c_.b_ih, c_.b_hh, packed_, team.rank, team.size);
+        const Products products(c_, weights_, packed, blocks_ + mine.rank * block_size<O>);
         prepare(share(N, team.rank, team.size));
         team.wait();
         for (Index s = 0; s < T; ++s) {
             if (s % chunk_ == 0) {
                 const Index rows = gather_inputs(s, min(s + chunk_, T), mine);
-                if (sums_out_ != nullptr) return write_sums(rows, packed, mine);
+                if (sums_out_ != nullptr) return write_sums(rows, products, mine);
                 if (!joined_) {
-                    input_product(rows, packed, mine);
+                    input_product(rows, products, mine);
                     if (!mine.by_rows) team.wait();
                 }
             }
-            step(s, packed, mine, team, tile);
+            step(s, products, mine, team, tile);
             if (!mine.by_rows) team.wait();
         }
         end_streams();
@@ -155,8 +154,8 @@ template <class S, class O> class ForwardPass {
     }
 
     // Pre-activations of a chunk of steps, bias + W x, for this thread's rows or panels.
-    void input_product(Index rows, const S* packed, const Division& mine) {
-        input_tiles(rows, mine, [&](Index p, Index first, Index last) { input_tile(p, first, last, packed, mine); });
+    void input_product(Index rows, const Products& products, const Division& mine) {
+        input_tiles(rows, mine, [&](Index p, Index first, Index last) { input_tile(p, first, last, products, mine); });
     }
     // Calls work for the tiles of this thread's `rows` gathered inputs.
     template <class Work> void input_tiles(Index rows, const Division& mine, Work&& work) const {
@@ -164,7 +163,7 @@ template <class S, class O> class ForwardPass {
         tiles.tiles(weights_.panels, rows, G == 4 ? max_rows<O, 4> : max_rows<O, 3>, false, work);
     }
 
-    void input_tile(Index p, Index first, Index last, const S* packed, const Division& mine) {
+    void input_tile(Index p, Index first, Index last, const Products& products, const Division& mine) {
         S* sums = before(p, mine, first);
         if (c_.sums != nullptr) {
             for (Index i = first; i < last; ++i, sums += G * W)
@@ -172,76 +171,51 @@ template <class S, class O> class ForwardPass {
             return;
         }
         S own[PackedWeights<S, O>::bias_rows * W];
-        const S* bias = bias_of(p, packed, own);
+        const S* bias = products.bias(p, own);
         for (Index r = 0; r < last - first; ++r)
             for (Index g = 0; g < G; ++g) store(sums + (r * G + g) * W, load(bias + g * W));
         const O* const* from = from_ + mine.rank * chunk_ * N + first;
-        if (G == 4) input_gates<4>(p, last - first, from, packed, mine, sums);
-        else input_gates<3>(p, last - first, from, packed, mine, sums);
+        if (G == 4) products.template input<4>(p, last - first, from, sums);
+        else products.template input<3>(p, last - first, from, sums);
     }
 
     // The sums of a single step's inputs: [N][panels][G][width].
     Index sums_at(Index p, Index i, const Division& mine) const {
         return (schedule_.sequence(mine.row(i)) * weights_.panels + p) * G * W;
     }
-    void write_sums(Index rows, const S* packed, const Division& mine) {
+    void write_sums(Index rows, const Products& products, const Division& mine) {
         input_tiles(rows, mine, [&](Index p, Index first, Index last) {
-            input_tile(p, first, last, packed, mine);
+            input_tile(p, first, last, products, mine);
             const S* sums = before(p, mine, first);
             for (Index i = first; i < last; ++i, sums += G * W)
                 for (Index g = 0; g < G; ++g) store(sums_out_ + sums_at(p, i, mine) + g * W, load(sums + g * W));
         });
     }
 
-    const S* bias_of(Index p, const S* packed, S* own) const {
-        if (packed != nullptr) return packed + weights_.bias_at(p);
-        weights_.pack_bias(c_.b_ih, c_.b_hh, p, own);
-        return own;
+    void step(Index s, const Products& products, const Division& mine, const Team& team, S* tile) {
+        if (c_.edit_rows == nullptr) step_with<false>(s, products, mine, team, tile);
+        else step_with<true>(s, products, mine, team, tile);
     }
-
-    // Adds to `to` the product of some rows and panel p of the input weights, or of the hidden weights.
-    template <int NV>
-    void input_gates(Index p, Index rows, const O* const* a, const S* packed, const Division& mine, S* to) const {
-        if (packed != nullptr)
-            return product<O, NV>(rows, I, a, weights_.operands(packed) + weights_.input_at(p), to);
-        product<O, NV>(rows, I, a, unpacked<NV>(c_.w_ih, p, I, mine), to);
-    }
-    template <int NV>
-    void hidden_gates(Index p, Index rows, const O* const* a, const S* packed, const Division& mine, S* to) const {
-        if (packed != nullptr)
-            return product<O, NV>(rows, H, a, weights_.operands(packed) + weights_.hidden_at(p), to);
-        product<O, NV>(rows, H, a, unpacked<NV>(c_.w_hh, p, H, mine), to);
-    }
-    template <int NV> Unpacked<O, NV> unpacked(const S* weight, Index p, Index depth, const Division& mine) const {
-        const Index count = min(W, H - p * W);
-        return {weight + p * W * depth, depth, H, {count, count, count, count}, depth, block(mine)};
-    }
-    O* block(const Division& mine) const { return blocks_ + mine.rank * block_size<O>; }
-
-    void step(Index s, const S* packed, const Division& mine, const Team& team, S* tile) {
-        if (c_.edit_rows == nullptr) step_with<false>(s, packed, mine, team, tile);
-        else step_with<true>(s, packed, mine, team, tile);
-    }
-    template <bool editing> void step_with(Index s, const S* packed, const Division& mine, const Team& team, S* tile) {
+    template <bool editing> void step_with(Index s, const Products& products, const Division& mine, const Team& team, S* tile) {
         const Index t = schedule_.time(s), active = schedule_.active(t);
         const bool back = plan_.back(s + (c_.back ? 1 : 0));
         switch (c_.cell) {
             case Cell::lstm:
                 return mine.tiles(weights_.panels, active, max_rows<O, 4>, back, [&](Index p, Index first, Index last) {
-                    lstm_tile<editing>(s, p, first, last, packed, mine);
+                    lstm_tile<editing>(s, p, first, last, products, mine);
                 });
             case Cell::gru_after:
                 return mine.tiles(weights_.panels, active, max_rows<O, 3>, back, [&](Index p, Index first, Index last) {
-                    gru_after_tile<editing>(s, p, first, last, packed, mine, tile);
+                    gru_after_tile<editing>(s, p, first, last, products, mine, tile);
                 });
             case Cell::gru_before:
                 mine.tiles(weights_.panels, active, max_rows<O, 2>, back, [&](Index p, Index first, Index last) {
-                    reset_update_tile<editing>(s, p, first, last, packed, mine, tile);
+                    reset_update_tile<editing>(s, p, first, last, products, mine, tile);
                 });
                 if (!mine.by_rows) team.wait();  // r * h of all units enters each unit's candidate
                 return mine.tiles(weights_.candidate.panels(), active, max_rows<O, 4>, back,
                                   [&](Index p, Index first, Index last) {
-                                      candidate_tile<editing>(s, p, first, last, packed, mine, tile);
+                                      candidate_tile<editing>(s, p, first, last, products, mine, tile);
                                   });
         }
     }
@@ -296,13 +270,13 @@ template <class S, class O> class ForwardPass {
     }
 
     template <bool editing>
-    void lstm_tile(Index s, Index p, Index first, Index last, const S* packed, const Division& mine) {
+    void lstm_tile(Index s, Index p, Index first, Index last, const Products& products, const Division& mine) {
         const O* rows[tile_rows];
         rows_of(h_[s % 2], first, last, mine, rows);
         const Index unit = p * W, count = min(W, H - unit);
-        if (joined_) input_tile(p, first, last, packed, mine);
+        if (joined_) input_tile(p, first, last, products, mine);
         S* sum = before(p, mine, begins(mine, s) + first);
-        hidden_gates<4>(p, last - first, rows, packed, mine, sum);
+        products.template hidden<4>(p, last - first, rows, sum);
         for (Index i = first; i < last; ++i, sum += 4 * W) {
             const Row r = row_of(s, i, mine);
             const auto edit = [&](int which, Vec<S> value) { return edited<editing>(r, which, unit, count, value); };
@@ -323,13 +297,13 @@ template <class S, class O> class ForwardPass {
     }
 
     template <bool editing>
-    void gru_after_tile(Index s, Index p, Index first, Index last, const S* packed, const Division& mine, S* tile) {
+    void gru_after_tile(Index s, Index p, Index first, Index last, const Products& products, const Division& mine, S* tile) {
         const O* rows[tile_rows];
         rows_of(h_[s % 2], first, last, mine, rows);
         const Index unit = p * W, count = min(W, H - unit);
         S own[PackedWeights<S, O>::bias_rows * W];
-        const Vec<S> bias = load(bias_of(p, packed, own) + 3 * W);
-        if (joined_) input_tile(p, first, last, packed, mine);
+        const Vec<S> bias = load(products.bias(p, own) + 3 * W);
+        if (joined_) input_tile(p, first, last, products, mine);
         const S* input = before(p, mine, begins(mine, s) + first);
         for (Index i = 0; i < last - first; ++i) {
             S* sum = tile + i * 3 * W;
@@ -337,7 +311,7 @@ template <class S, class O> class ForwardPass {
             store(sum + W, load(input + i * 3 * W + W));
             store(sum + 2 * W, bias);
         }
-        hidden_gates<3>(p, last - first, rows, packed, mine, tile);
+        products.template hidden<3>(p, last - first, rows, tile);
         const S* sum = tile;
         for (Index i = first; i < last; ++i, sum += 3 * W, input += 3 * W) {
             const Row r = row_of(s, i, mine);
@@ -358,15 +332,15 @@ template <class S, class O> class ForwardPass {
     }
 
     template <bool editing>
-    void reset_update_tile(Index s, Index p, Index first, Index last, const S* packed, const Division& mine, S* tile) {
+    void reset_update_tile(Index s, Index p, Index first, Index last, const Products& products, const Division& mine, S* tile) {
         const O* rows[tile_rows];
         rows_of(h_[s % 2], first, last, mine, rows);
         const Index unit = p * W, count = min(W, H - unit);
-        if (joined_) input_tile(p, first, last, packed, mine);
+        if (joined_) input_tile(p, first, last, products, mine);
         S* input = before(p, mine, begins(mine, s) + first);
         for (Index i = 0; i < last - first; ++i)
             for (Index g = 0; g < 2; ++g) store(tile + (i * 2 + g) * W, load(input + (i * 3 + g) * W));
-        hidden_gates<2>(p, last - first, rows, packed, mine, tile);
+        products.template hidden<2>(p, last - first, rows, tile);
         const S* sum = tile;
         for (Index i = first; i < last; ++i, sum += 2 * W, input += 3 * W) {
             const Row r = row_of(s, i, mine);
@@ -382,17 +356,8 @@ template <class S, class O> class ForwardPass {
         }
     }
 
-    template <int NV>
-    void candidates(Index p, Index rows, const O* const* a, const O* panel, const Division& mine, S* to) const {
-        if (panel != nullptr) return product<O, NV>(rows, H, a, panel, to);
-        const Columns& cut = weights_.candidate;
-        Unpacked<O, NV> source{c_.w_hh + (2 * H + cut.first(p)) * H, H, W, {}, H, block(mine)};
-        for (int v = 0; v < NV; ++v) source.count[v] = min(W, cut.count(p) - v * W);
-        product<O, NV>(rows, H, a, source, to);
-    }
-
     template <bool editing>
-    void candidate_tile(Index s, Index p, Index first, Index last, const S* packed, const Division& mine, S* tile) {
+    void candidate_tile(Index s, Index p, Index first, Index last, const Products& products, const Division& mine, S* tile) {
         const O* rows[tile_rows];
         rows_of(reset_h_, first, last, mine, rows);
         const Columns& cut = weights_.candidate;
@@ -402,13 +367,7 @@ template <class S, class O> class ForwardPass {
         for (int v = 0; v < vectors; ++v) input[v] = before(unit0 / W + v, mine, begins(mine, s) + first);
         for (Index i = 0; i < last - first; ++i)
             for (int v = 0; v < vectors; ++v) store(tile + (i * vectors + v) * W, load(input[v] + (i * 3 + 2) * W));
-        const O* panel = packed == nullptr ? nullptr : weights_.operands(packed) + weights_.candidate_at(p);
-        switch (vectors) {
-            case 1: candidates<1>(p, last - first, rows, panel, mine, tile); break;
-            case 2: candidates<2>(p, last - first, rows, panel, mine, tile); break;
-            case 3: candidates<3>(p, last - first, rows, panel, mine, tile); break;
-            default: candidates<4>(p, last - first, rows, panel, mine, tile);
-        }
+        products.candidate(p, last - first, rows, tile);
         for (Index i = first; i < last; ++i) {
             const Row r = row_of(s, i, mine);
             for (int v = 0; v < vectors; ++v) {
