@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from glassgate.folder.model import read_folder
@@ -60,6 +61,27 @@ def course(out: Path) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in rows if "loss" in row}
 
 
+def expect_the_same_training(text: Path, alone: Path, together: Path, options: TrainOptions) -> None:
+    assert sorted(path.name for path in together.iterdir()) == sorted(path.name for path in alone.iterdir())
+    one, two = course(alone), course(together)
+    assert list(one) == list(two)
+    config, _ = read_folder(alone)
+    assert config == read_folder(together)[0]
+    assert config.output == options.output
+    shapes = config.tensors()
+    a, b = (load_weights(folder / "model.safetensors", shapes) for folder in (alone, together))
+    start = begun(text, alone.parent / "start", options).model.arrays()
+    moved = np.concatenate([(a[name] - start[name]).ravel() for name in shapes])
+    apart = np.concatenate([(a[name] - b[name]).ravel() for name in shapes])
+    # Sums in another order leave in each gradient an error of a few eps of float32 of a usual one, below
+    # 1e-6. AdamW moves by m / sqrt(v), and v remembers a hundred steps: the movement is off by no more than
+    # that share, which 164 steps may carry on tenfold. A sum over half of the streams is off by as much as
+    # it moves.
+    assert np.sqrt(np.mean(apart**2)) < 1e-5 * np.sqrt(np.mean(moved**2))
+    for step, loss in one.items():
+        assert abs(loss - two[step]) < 1e-5 * loss  # as above
+
+
 @pytest.mark.parametrize(("output", "resumed"), [("adaptive", 3), ("full", 2)])
 def test_processes_train_as_one_and_go_on_after_one_was_killed(
     text: Path, tmp_path: Path, output: Any, resumed: int
@@ -85,27 +107,18 @@ def test_processes_train_as_one_and_go_on_after_one_was_killed(
         assert running.wait(100) == 0, (tmp_path / "log").read_text()
     finally:
         running.terminate()
-    assert sorted(path.name for path in together.iterdir()) == sorted(path.name for path in alone.iterdir())
-    one, two = course(alone), course(together)
-    assert list(one) == list(two)
-    config, _ = read_folder(alone)
-    assert config == read_folder(together)[0]
-    assert config.output == output
-    shapes = config.tensors()
-    a, b = (
-        load_weights(alone / "model.safetensors", shapes),
-        load_weights(together / "model.safetensors", shapes),
-    )
-    start = begun(text, tmp_path / "start", options).model.arrays()
-    moved = np.concatenate([(a[name] - start[name]).ravel() for name in shapes])
-    apart = np.concatenate([(a[name] - b[name]).ravel() for name in shapes])
-    # Sums in another order leave in each gradient an error of a few eps of float32 of a usual one, below
-    # 1e-6. AdamW moves by m / sqrt(v), and v remembers a hundred steps: the movement is off by no more than
-    # that share, which 164 steps may carry on tenfold. A sum over half of the streams is off by as much as
-    # it moves.
-    assert np.sqrt(np.mean(apart**2)) < 1e-5 * np.sqrt(np.mean(moved**2))
-    for step, loss in one.items():
-        assert abs(loss - two[step]) < 1e-5 * loss  # as above
+    expect_the_same_training(text, alone, together, options)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch finds no two CUDA devices here")
+def test_devices_train_as_one(text: Path, tmp_path: Path) -> None:
+    """By nccl, a device for each process, as one device alone."""
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    options = TrainOptions(**OPTIONS, spectral=True, cell="lstm", output="adaptive")
+    train([text], alone, options, device="cuda", console=Console(file=StringIO()))
+    running = launch(together, text, "--device", "cuda", cell="lstm", output="adaptive")
+    assert running.wait(100) == 0, (tmp_path / "log").read_text()
+    expect_the_same_training(text, alone, together, options)
 
 
 def test_time_ends_all_processes_at_one_step(text: Path, tmp_path: Path) -> None:
