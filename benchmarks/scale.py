@@ -1,10 +1,11 @@
 """Large texts and large vocabularies: how fast a text is tokenised, and what a million words cost.
 
-    python benchmarks/scale.py tokenise TEXT [--megabytes 1000] [--processes N]
+    python benchmarks/scale.py tokenise TEXT [--megabytes 1000] [--processes N] [--suffixes 1000000000]
     python benchmarks/scale.py vocabulary [--words 1000000] [--steps 20] [--embedding-cutoffs 20000,100000]
 
 `tokenise` repeats a text up to a size, as a file that is removed at the end: from the second time on one word
-in a hundred gets a number behind it, so that the vocabulary grows with the text. The file is tokenised as
+in a hundred gets a number behind it, one of `--suffixes`: many, and the vocabulary grows with the text; few,
+and it is soon the same for any size, and so is the memory. The file is tokenised as
 `glassgate train` does it, in a process of its own so that its memory can be told; figures are MB/s by the
 clock and for each second of one processor, and the most memory that a process took. Beside it stands what the
 `tokenizers` library takes for the first 4 MB, counting and numbering, for each second of one processor too;
@@ -37,9 +38,10 @@ from glassgate.language.tokenising import dtype_of
 
 COMPARED = 4_000_000  # bytes that the library is given
 CHANGED = 100  # one word in so many
+SUFFIXES = 10**9  # numbers that may stand behind it
 
 
-def enlarge(text: Path, path: Path, size: int) -> None:
+def enlarge(text: Path, path: Path, size: int, suffixes: int = SUFFIXES) -> None:
     """Write a text again and again, changed a little each time, until it has so many bytes."""
     with open_text(text) as stream:
         data = stream.read()
@@ -49,17 +51,17 @@ def enlarge(text: Path, path: Path, size: int) -> None:
         data = b" ".join(words)
         while (left := size - file.tell()) >= len(data):
             file.write(data)
-            data = b" ".join(changed(words, generator))
+            data = b" ".join(changed(words, suffixes, generator))
         data = data[:left]
         file.write(data[: max(data.rfind(b"\n"), data.rfind(b" ")) + 1])  # whole words
 
 
-def changed(words: list[bytes], generator: np.random.Generator) -> list[bytes]:
-    """Give one word in a hundred a number; words with a line end stay as they are."""
+def changed(words: list[bytes], suffixes: int, generator: np.random.Generator) -> list[bytes]:
+    """Give one word in a hundred a number, of so many; words with a line end stay as they are."""
     result = list(words)
     places = generator.integers(len(words), size=len(words) // CHANGED)
     for place, number in zip(
-        places.tolist(), generator.integers(10**9, size=len(places)).tolist(), strict=True
+        places.tolist(), generator.integers(suffixes, size=len(places)).tolist(), strict=True
     ):
         if b"\n" not in words[place]:
             result[place] = words[place] + str(number).encode()
@@ -179,6 +181,7 @@ def main() -> None:
     parser.add_argument("text", nargs="?", type=Path)
     parser.add_argument("--megabytes", type=int, default=1000)
     parser.add_argument("--processes", type=int)
+    parser.add_argument("--suffixes", type=int, default=SUFFIXES)
     parser.add_argument("--words", type=int, default=1_000_000)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--embedding-cutoffs", default="")
@@ -195,7 +198,7 @@ def main() -> None:
             result = tokenise(arguments.text, folder, arguments.processes)
         else:
             large = folder / "large.txt"
-            enlarge(arguments.text, large, arguments.megabytes * 1_000_000)
+            enlarge(arguments.text, large, arguments.megabytes * 1_000_000, arguments.suffixes)
             with large.open(encoding="utf-8", errors="ignore") as file:
                 sample = file.read(COMPARED)
             library = library_seconds(sample, detect_tokens([large]), False)

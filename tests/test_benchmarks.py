@@ -119,6 +119,9 @@ def test_a_text_is_repeated_up_to_its_size(tmp_path: Path, ended: bool, packed: 
         numbered += word != plain
     repeats = len(made.split()) // len(words)
     assert 0 < numbered <= repeats  # one in a hundred of 152, from the second time on
+    scale.enlarge(text, large, 20_000, suffixes=2)
+    found = set(large.read_text(encoding="utf-8").split()) - set(words)
+    assert {word[-1] for word in found} == {"0", "1"}
 
 
 def test_a_text_longer_than_its_size_is_cut(tmp_path: Path) -> None:
