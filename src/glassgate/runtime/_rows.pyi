@@ -31,6 +31,7 @@ class Output:
         entries: Buffer | None,
         entry_biases: Buffer | None,
     ) -> None: ...
+    def turn(self, piece: int, kept: int, T: Buffer, inverse: Buffer) -> None: ...
     def best(
         self,
         count: int,

@@ -13,6 +13,7 @@ from glassgate.folder.config import ModelConfig
 from glassgate.kernels import num_threads
 from glassgate.runtime import _rows
 from glassgate.runtime.matrix import Array, Matrix, Numbers
+from glassgate.runtime.turning import find_turn
 from glassgate.runtime.word_matrix import WordMatrix
 
 __all__ = ["QUIET", "Best", "Output"]
@@ -46,6 +47,8 @@ class Output:
         The others as model.safetensors holds them, unpacked.
     threads
         That `best` may use for several rows; 0: as many as `glassgate.kernels.num_threads` says.
+    projection
+        The matrix P of h = P s, where a hidden state s is projected down.
 
     Notes
     -----
@@ -70,7 +73,9 @@ class Output:
     with y the softmax of z over the cluster, before its own share. Where that leaves a cluster in the race,
     the exact z of the few rows whose bound could win take the place of the maximum. Bounds, not estimates:
     what they rule out cannot be among the best words, so that those stay exact. The sketch of a cluster is
-    made when it is asked for a second time.
+    made when it is asked for a second time. Where the cluster is not too probable a coarser one is asked
+    before it: the first half of the numbers that the rows have along axes of their own
+    (`glassgate.runtime.turning`), with |v| |h| of the other half as a further error.
 
     Examples
     --------
@@ -83,7 +88,12 @@ class Output:
     """
 
     def __init__(
-        self, config: ModelConfig, V: WordMatrix, weights: Mapping[str, Array], threads: int = 1
+        self,
+        config: ModelConfig,
+        V: WordMatrix,
+        weights: Mapping[str, Array],
+        threads: int = 1,
+        projection: Array | None = None,
     ) -> None:
         c = weights.get("output.bias")
         self.words = config.vocabulary
@@ -100,6 +110,7 @@ class Output:
         starts = np.array([start for start, _ in bounds] + [self.words], np.int64)
         pieces = [(E.form, *E.stored.values.shape, *E.stored) for _, E, _ in V.pieces]
         self._best = _rows.Output(starts, pieces, c, entries, self.entry_biases)
+        self._projection, self._asked = projection, 0
 
     @QUIET
     def log_probabilities(self, h: Array) -> Array:
@@ -155,12 +166,22 @@ class Output:
         numbers, logs = np.empty((count, k), np.int64), np.empty((count, k), np.float64)
         if not count:
             return []
+        self._asked += 1
+        if self._asked == 2 and self.entries is not None:  # the first sketches will be made
+            self._turn()
         x = self.V.narrowed(h)
         threads = 1 if count == 1 else self.threads or num_threads()
         found = self._best.best(count, k, -1 if never is None else never, threads, allowed, x, numbers, logs)
         if found < 0:
             raise _damaged()
         return list(zip(numbers[:, :found], np.exp(logs[:, :found]), strict=True))
+
+    def _turn(self) -> None:
+        for number, (_, E, Q) in enumerate(self.V.pieces):
+            P = self._projection
+            turn = find_turn(E, P if Q is None else Q.T if P is None else Q.T @ P)
+            if turn is not None:
+                self._best.turn(number, *turn)
 
     def _head(self, h: Array) -> tuple[Array, Array]:
         """Return log p of the words of the head [M, first] and of the clusters [M, clusters]."""

@@ -78,6 +78,17 @@ class Held {
           entries_(entries, clusters_ * pieces_[0]->V.width * size_, "entries"),
           biases_(entry_biases, clusters_ * size_, "entry_biases"), output_(layout()) {}
 
+    void turn(Index piece, Index kept, nb::handle T, nb::handle inverse) {
+        if (piece < 0 || piece >= Index(pieces_.size())) throw nb::value_error("piece: out of bounds");
+        const Index width = pieces_[piece]->V.width;
+        if (kept < 1 || kept > width) throw nb::value_error("kept: out of bounds");
+        const Buffer there(T, width * width * 4, "T"), back(inverse, width * width * 4, "inverse");
+        const auto* const to = static_cast<const float*>(there.data());
+        const auto* const from = static_cast<const float*>(back.data());
+        nb::gil_scoped_release unlocked;
+        output_.turn(piece, std::make_unique<const Turn>(width, kept, to, from));
+    }
+
     Index best(Index count, Index k, Index never, Index threads, nb::handle allowed, nb::list h, nb::handle numbers,
                nb::handle logs) {
         if (count < 1 || k < 1 || k > top / count || threads < 1 || threads > 1024)
@@ -155,5 +166,6 @@ NB_MODULE(_rows, module) {
     nb::class_<Held>(module, "Output")
         .def(nb::init<nb::handle, nb::list, nb::handle, nb::handle, nb::handle>(), "bounds"_a, "pieces"_a, "c"_a.none(),
              "entries"_a.none(), "entry_biases"_a.none())
+        .def("turn", &Held::turn, "piece"_a, "kept"_a, "T"_a, "inverse"_a)
         .def("best", &Held::best, "count"_a, "k"_a, "never"_a, "threads"_a, "allowed"_a.none(), "h"_a, "numbers"_a, "logs"_a);
 }

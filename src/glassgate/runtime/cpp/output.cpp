@@ -17,6 +17,10 @@ constexpr Index held = Index(1) << 22;  // and how many logits of one part they 
 constexpr Index worth = 8;              // h that make up for starting a thread
 constexpr Index few = 32;               // rows of V that are read by themselves before all of a cluster is
 
+// The log of how far a cluster's share may be above the k-th best word for a sketch to be asked: beyond e^3 nine clusters in
+// ten hold one of the best, and beyond e^2 the coarse sketch rules out too few (docs/performance-log.md).
+constexpr double worth_a_sketch = 3, worth_a_coarse_one = 2;
+
 template <class S> void reserve(std::vector<S>& memory, Index size) {
     if (Index(memory.size()) < size) memory.resize(size);
 }
@@ -44,10 +48,10 @@ template <class S> struct Output::Work {
     std::vector<S> head, logits, shares, gathered;
     std::vector<std::vector<Entry<S>>> best;  // of each h, the best first
     std::vector<Entry<S>> found, merged;
-    std::vector<Index> order, chosen, left;
+    std::vector<Index> order, chosen, asked, left;
     std::vector<float> least, most, highs, single;
-    std::vector<Rounded> rounded;  // for each piece of V; empty until it is asked for
-    std::vector<char> is_rounded;
+    std::vector<Rounded> rounded, turned;  // for each piece of V; empty until it is asked for
+    std::vector<char> is_rounded, is_turned;
 };
 
 template <class S> class Output::Pool {
@@ -71,7 +75,8 @@ template <class S> class Output::Pool {
 
 Output::Output(Layout layout)
     : layout_(std::move(layout)), clusters_(Index(layout_.bounds.size()) - 2), known_(clusters_),
-      floats_(std::make_unique<Pool<float>>()), doubles_(std::make_unique<Pool<double>>()) {}
+      turns_(layout_.parts.back().piece + 1), turned_(turns_.size()), floats_(std::make_unique<Pool<float>>()),
+      doubles_(std::make_unique<Pool<double>>()) {}
 Output::~Output() = default;
 
 const void* Output::biases(Index start) const {
@@ -87,6 +92,59 @@ const Sketch& Output::sketch(Index cluster) {
     return *known.sketch;
 }
 
+const Sketch& Output::coarse(Index cluster, const Turn& turn) {
+    Cluster& known = known_[cluster];
+    std::call_once(known.coarse_once, [&] {
+        known.coarse = std::make_unique<Sketch>(layout_.parts[cluster + 1].V, biases(layout_.bounds[cluster + 1]), turn);
+    });
+    return *known.coarse;
+}
+
+void Output::turn(Index piece, std::unique_ptr<const Turn> turn) {
+    const std::lock_guard lock(turning_);
+    if (piece >= Index(turned_.size()) || turned_[piece] != nullptr) return;
+    turns_[piece] = std::move(turn);
+    turned_[piece] = turns_[piece].get();
+}
+
+// What a word of a cluster must be as probable as to be among the best of one h, and its cluster's share.
+template <class S> std::pair<S, S> Output::race(const Work<S>& work, const Wanted& wanted, Index cluster, Index m) const {
+    const auto& best = work.best[m];
+    const S bar = Index(best.size()) < wanted.k ? -std::numeric_limits<S>::infinity() : best.back().first;
+    return {bar, work.shares[m * clusters_ + cluster]};
+}
+
+// Asks a sketch, for the h in work.chosen whose clusters are not too probable, whether it holds one of the best words: takes out
+// those for which it does not.
+template <class S, class Find>
+void Output::rule_out(Work<S>& work, const Wanted& wanted, Index cluster, const S* h, double worth, const Find& find) {
+    const Matrix& V = layout_.parts[cluster + 1].V;
+    const Index rows = V.rows;
+    work.asked.clear(), work.left.clear();
+    for (const Index m : work.chosen) {
+        const auto [bar, share] = race(work, wanted, cluster, m);
+        (share - bar <= S(worth) ? work.asked : work.left).push_back(m);
+    }
+    const Index count = Index(work.asked.size());
+    if (count == 0) return;
+    const auto& [sketch, rounded] = find();
+    reserve(work.least, count);
+    reserve(work.most, count);
+    reserve(work.highs, count * rows);
+    sketch.bound(rounded, work.asked, work.least.data(), work.most.data(), work.highs.data());
+    const S slack = 8 * std::numeric_limits<S>::epsilon();
+    for (Index i = 0; i < count; ++i) {
+        const Index m = work.asked[i];
+        const auto [bar, share] = race(work, wanted, cluster, m);
+        // What a logit must reach to be among the best, less what these lines and log y round.
+        const S reach = bar - share + S(work.least[i]) - slack * (std::abs(bar) + std::abs(share));
+        if (S(work.most[i]) < reach) continue;  // no number rules nothing out
+        if (none_reaches(V, biases(layout_.bounds[cluster + 1]), work.highs.data() + i * rows, reach, h + m * V.width)) continue;
+        work.left.push_back(m);
+    }
+    work.chosen.swap(work.left);
+}
+
 // Looks at a cluster for the h in work.chosen; false where its softmax is no number.
 template <class S> bool Output::visit(Work<S>& work, const Wanted& wanted, Index cluster, const Features<S>& features) {
     const auto& [V, piece] = layout_.parts[cluster + 1];
@@ -98,35 +156,22 @@ template <class S> bool Output::visit(Work<S>& work, const Wanted& wanted, Index
         first = std::lower_bound(first, last, start), last = std::lower_bound(first, last, stop);
         if (first == last) return true;
     }
-    const S slack = 8 * std::numeric_limits<S>::epsilon();
     const auto share = [&](Index m) { return work.shares[m * clusters_ + cluster]; };
-    const auto bar = [&](Index m) {
-        const auto& best = work.best[m];
-        return Index(best.size()) < wanted.k ? -std::numeric_limits<S>::infinity() : best.back().first;
-    };
     if (known_[cluster].asked.exchange(true)) {  // one prediction costs less than the sketch
-        const Index count = Index(work.best.size());
-        if (!work.is_rounded[piece]) {
-            const float* single = nullptr;
-            if constexpr (sizeof(S) == 4) single = h;
-            else work.single.assign(h, h + count * width), single = work.single.data();
-            work.rounded[piece].round(width, count, single);
-            work.is_rounded[piece] = true;
-        }
-        reserve(work.least, count);
-        reserve(work.most, count);
-        reserve(work.highs, count * rows);
-        sketch(cluster).bound(work.rounded[piece], work.chosen, work.least.data(), work.most.data(), work.highs.data());
-        work.left.clear();
-        for (Index i = 0; i < Index(work.chosen.size()); ++i) {
-            const Index m = work.chosen[i];
-            // What a logit must reach to be among the best, less what these lines and log y round.
-            const S reach = bar(m) - share(m) + S(work.least[i]) - slack * (std::abs(bar(m)) + std::abs(share(m)));
-            if (S(work.most[i]) < reach) continue;                 // no number rules nothing out
-            if (none_reaches(V, biases(start), work.highs.data() + i * rows, reach, h + m * width)) continue;
-            work.left.push_back(m);
-        }
-        work.chosen.swap(work.left);
+        const Index all = Index(work.best.size());
+        const float* single = nullptr;
+        if constexpr (sizeof(S) == 4) single = h;
+        else work.single.assign(h, h + all * width), single = work.single.data();
+        using Asked = std::pair<const Sketch&, const Rounded&>;
+        if (const Turn* const turn = turned_[piece])
+            rule_out(work, wanted, cluster, h, worth_a_coarse_one, [&]() -> Asked {
+                if (!work.is_turned[piece]) work.turned[piece].round(*turn, all, single), work.is_turned[piece] = true;
+                return {coarse(cluster, *turn), work.turned[piece]};
+            });
+        rule_out(work, wanted, cluster, h, worth_a_sketch, [&]() -> Asked {
+            if (!work.is_rounded[piece]) work.rounded[piece].round(width, all, single), work.is_rounded[piece] = true;
+            return {sketch(cluster), work.rounded[piece]};
+        });
     }
     const Index count = Index(work.chosen.size());
     if (count == 0) return true;
@@ -160,8 +205,8 @@ Index Output::group_best(Work<S>& work, const Wanted& wanted, Index count, const
     reserve(work.shares, count * clusters_);
     reserve(work.logits, count * entries);
     work.best.resize(count);
-    work.rounded.resize(h.size());
-    work.is_rounded.assign(h.size(), false);
+    work.rounded.resize(h.size()), work.turned.resize(h.size());
+    work.is_rounded.assign(h.size(), false), work.is_turned.assign(h.size(), false);
     S* const words = work.logits.data();
     S* const shares = work.shares.data();
     products(V, layout_.c, count, h[0], words);

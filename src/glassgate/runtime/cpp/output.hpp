@@ -38,6 +38,9 @@ class Output {
     explicit Output(Layout layout);
     ~Output();
 
+    // From now on the sketches of a piece's clusters are asked after coarser ones along other axes. Once for each piece at most.
+    void turn(Index piece, std::unique_ptr<const Turn> turn);
+
     // Writes the k best words of each of `count` h, given for each piece of V as wide as it is, and log y in double, and returns how many there are for each (fewer
     // than k where no more may come); -1 where the probabilities are no numbers. numbers, logs [count, k]. What is found for
     // one h, to the bit, depends neither on the others nor on the number of threads.
@@ -48,20 +51,27 @@ class Output {
     template <class S> class Pool;
     struct Cluster {
         std::atomic<bool> asked{false};
-        std::once_flag once;
-        std::unique_ptr<Sketch> sketch;
+        std::once_flag once, coarse_once;
+        std::unique_ptr<Sketch> sketch, coarse;
     };
 
     template <class S>
     Index all_best(Pool<S>& pool, const Wanted&, Index count, const std::vector<const void*>& h, Index threads, Index*, double*);
     template <class S> Index group_best(Work<S>&, const Wanted&, Index count, const Features<S>& h, Index* numbers, double* logs);
     template <class S> bool visit(Work<S>&, const Wanted&, Index cluster, const Features<S>& h);
+    template <class S> std::pair<S, S> race(const Work<S>&, const Wanted&, Index cluster, Index m) const;
+    template <class S, class Find>
+    void rule_out(Work<S>&, const Wanted&, Index cluster, const S* h, double worth, const Find& find);
     const Sketch& sketch(Index cluster);
+    const Sketch& coarse(Index cluster, const Turn&);
     const void* biases(Index start) const;
 
     Layout layout_;
     Index clusters_;
     std::vector<Cluster> known_;
+    std::vector<std::unique_ptr<const Turn>> turns_;        // of each piece,
+    std::vector<std::atomic<const Turn*>> turned_;          // as soon as it is there
+    std::mutex turning_;
     std::unique_ptr<Pool<float>> floats_;
     std::unique_ptr<Pool<double>> doubles_;
 };
