@@ -60,7 +60,7 @@ class Matrix:
         return (
             Stored(values[flat], None if scales is None else scales[flat])
             .unpacked()
-            .reshape(*numbers.shape, -1)
+            .reshape(*numbers.shape, values.shape[1])
         )
 
     def product(self, h: Array, bias: Array | None) -> Array:
