@@ -94,6 +94,65 @@ def test_the_seconds_to_the_peers_perplexity(
     assert next(values, None) is None  # eight steps are eight looks, not twenty
 
 
+@pytest.mark.parametrize("kind", ["peer", "full", "adaptive"])
+def test_the_parts_of_a_step_are_the_step(
+    kind: str, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that goes on by one at each look: each part has what passed since the mark before."""
+    language = script("language")
+    parts = language.Parts()
+    _, step = language.loop(kind, corpus, tmp_path, parts)
+    looks = iter(range(1, 10_000))
+    now = 0.0
+
+    def tick() -> float:
+        nonlocal now
+        now = float(next(looks))
+        return now
+
+    monkeypatch.setattr(sys.modules["language_peer"].time, "perf_counter", tick)
+    parts.last = tick()
+    begun = now
+    step()
+    assert set(parts.seconds) == {"data", "embedding", "recurrence", "output", "optimiser"}
+    assert min(parts.seconds.values()) >= 1
+    assert sum(parts.seconds.values()) == parts.last - begun
+
+
+def test_the_same_weights_give_the_same_loss_and_others_do_not(corpus: Corpus, tmp_path: Path) -> None:
+    language = script("language")
+    peer = language.new_peer(len(corpus.vocabulary))
+    ours = language.our_trainer(corpus, tmp_path, "full")
+    before = ours.model.arrays()
+    # A loss of about log 60 = 4.1, a mean of 700 of them in float32 on either side.
+    assert language.check_same_loss(peer, ours, corpus.train) < 1e-5
+    for name, values in ours.model.arrays().items():
+        np.testing.assert_array_equal(values, before[name])
+    arrays = peer.arrays()
+    name, values = next(iter(arrays.items()))
+    peer.arrays = lambda: {**arrays, name: values + 0.1 * np.arange(values.shape[-1], dtype=np.float32)}
+    assert language.check_same_loss(peer, ours, corpus.train) > 1e-3
+
+
+def test_figures_are_held_to_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    language = script("language")
+    monkeypatch.setattr(language, "kinds", lambda: (*language.KINDS, "full, bf16"))
+    measured = {
+        "full, ratio to peer": 2.4, "adaptive, ratio to peer": 8.0, "full, bf16, ratio to peer": 2.5,
+        "peer, peak memory, MB": 300.0, "full, peak memory, MB": 100.0, "full, bf16, peak memory, MB": 101.0,
+        "peer, perplexity after them": 200.0, "adaptive, perplexity after them": 206.1,
+    }  # fmt: skip
+    assert language.bounds(measured, epoch=True) == {
+        "bound: words/s, full": "at least 2.50, got 2.40: NOT MET",
+        "bound: memory of a step, full": "at most 0.33, got 0.33: met",
+        "bound: words/s, adaptive": "at least 8.00, got 8.00: met",
+        "bound: perplexity, adaptive": "at most 1.03, got 1.03: NOT MET",
+        "bound: words/s, full, bf16": "at least 2.50, got 2.50: met",
+        "bound: memory of a step, full, bf16": "at most 0.33, got 0.34: NOT MET",
+    }
+    assert not any("perplexity" in name for name in language.bounds(measured, epoch=False))
+
+
 def quick_loop(language: Any) -> Any:
     """Return a ``loop`` whose steps do nothing."""
     whole = language.loop
