@@ -69,9 +69,7 @@ class Network:
             name: tensor.unpacked() for name, tensor in stored.items() if not name.startswith("embedding.")
         }
         self.projection = None if projection is None else Matrix(projection)
-        self.output = Output(
-            config, V, others, threads, None if projection is None else projection.unpacked()
-        )
+        self.output = Output(config, V, others, threads, self.projection)
         self.layers = [_layer(config, others, number) for number in range(config.layers)]
         large = others["rnn.weight_ih_l0"].nbytes > WORTH
         self._inputs = WordInputs(self.layers[0], self.embedding, threads) if large else None

@@ -93,7 +93,7 @@ class Output:
         V: WordMatrix,
         weights: Mapping[str, Array],
         threads: int = 1,
-        projection: Array | None = None,
+        projection: Matrix | None = None,
     ) -> None:
         c = weights.get("output.bias")
         self.words = config.vocabulary
@@ -166,8 +166,8 @@ class Output:
         numbers, logs = np.empty((count, k), np.int64), np.empty((count, k), np.float64)
         if not count:
             return []
-        self._asked += 1
-        if self._asked == 2 and self.entries is not None:  # the first sketches will be made
+        self._asked = asked = self._asked + 1
+        if asked == 2 and self.entries is not None:  # the first sketches will be made
             self._turn()
         x = self.V.narrowed(h)
         threads = 1 if count == 1 else self.threads or num_threads()
@@ -177,8 +177,8 @@ class Output:
         return list(zip(numbers[:, :found], np.exp(logs[:, :found]), strict=True))
 
     def _turn(self) -> None:
+        P = None if self._projection is None else self._projection.stored.unpacked()
         for number, (_, E, Q) in enumerate(self.V.pieces):
-            P = self._projection
             turn = find_turn(E, P if Q is None else Q.T if P is None else Q.T @ P)
             if turn is not None:
                 self._best.turn(number, *turn)

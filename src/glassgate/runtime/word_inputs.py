@@ -46,10 +46,8 @@ class WordInputs:
     def __init__(self, layer: PackedLSTM | PackedGRU, embedding: WordMatrix, threads: int = 0) -> None:
         self._layer, self._embedding, self._threads = layer, embedding, threads
         size = layer.input_sums(embedding.rows(np.zeros(0, np.int64))).shape[1]
-        self._kept = min(len(embedding), MOST_BYTES // max(1, size * embedding.dtype.itemsize))
-        self._sums = np.empty(
-            (self._kept, size), embedding.dtype
-        )  # memory is taken for rows that are written
+        self._kept = min(len(embedding), MOST_BYTES // (size * embedding.dtype.itemsize))
+        self._sums = np.empty((self._kept, size), embedding.dtype)  # a row takes memory when it is written
         self._known = np.zeros(self._kept, np.bool_)
 
     def of(self, words: npt.NDArray[np.integer[Any]]) -> Array:

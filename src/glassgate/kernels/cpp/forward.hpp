@@ -166,14 +166,12 @@ template <class S, class O> class ForwardPass {
     void input_tile(Index p, Index first, Index last, const Products& products, const Division& mine) {
         S* sums = before(p, mine, first);
         if (c_.sums != nullptr) {
-            for (Index i = first; i < last; ++i, sums += G * W)
-                for (Index g = 0; g < G; ++g) store(sums + g * W, load(c_.sums + sums_at(p, i, mine) + g * W));
+            for (Index i = first; i < last; ++i, sums += G * W) copy_gates(c_.sums + sums_at(p, i, mine), sums);
             return;
         }
         S own[PackedWeights<S, O>::bias_rows * W];
         const S* bias = products.bias(p, own);
-        for (Index r = 0; r < last - first; ++r)
-            for (Index g = 0; g < G; ++g) store(sums + (r * G + g) * W, load(bias + g * W));
+        for (Index r = 0; r < last - first; ++r) copy_gates(bias, sums + r * G * W);
         const O* const* from = from_ + mine.rank * chunk_ * N + first;
         if (G == 4) products.template input<4>(p, last - first, from, sums);
         else products.template input<3>(p, last - first, from, sums);
@@ -187,9 +185,12 @@ template <class S, class O> class ForwardPass {
         input_tiles(rows, mine, [&](Index p, Index first, Index last) {
             input_tile(p, first, last, products, mine);
             const S* sums = before(p, mine, first);
-            for (Index i = first; i < last; ++i, sums += G * W)
-                for (Index g = 0; g < G; ++g) store(sums_out_ + sums_at(p, i, mine) + g * W, load(sums + g * W));
+            for (Index i = first; i < last; ++i, sums += G * W) copy_gates(sums, sums_out_ + sums_at(p, i, mine));
         });
+    }
+    // What one row has of a panel, [G][width].
+    GG_INLINE void copy_gates(const S* from, S* to) const {
+        for (Index g = 0; g < G; ++g) store(to + g * W, load(from + g * W));
     }
 
     void step(Index s, const Products& products, const Division& mine, const Team& team, S* tile) {

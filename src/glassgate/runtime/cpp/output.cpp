@@ -50,8 +50,24 @@ template <class S> struct Output::Work {
     std::vector<Entry<S>> found, merged;
     std::vector<Index> order, chosen, asked, left;
     std::vector<float> least, most, highs, single;
-    std::vector<Rounded> rounded, turned;  // for each piece of V; empty until it is asked for
-    std::vector<char> is_rounded, is_turned;
+    struct Integers {
+        Rounded h;
+        bool is_there;
+    };
+    std::vector<Integers> whole, coarse;  // of all h, for each piece of V; there when they are first asked for
+
+    // What a sketch multiplies; made from h [best.size(), width] along the axes given, if any.
+    template <class... Axes> const Rounded& integers(Integers& known, Index width, const S* h, const Axes&... axes) {
+        if (known.is_there) return known.h;
+        const Index count = Index(best.size());
+        const float* given = nullptr;
+        if constexpr (sizeof(S) == 4) given = h;
+        else single.assign(h, h + count * width), given = single.data();
+        if constexpr (sizeof...(axes) == 0) known.h.round(width, count, given);
+        else known.h.round(axes..., count, given);
+        known.is_there = true;
+        return known.h;
+    }
 };
 
 template <class S> class Output::Pool {
@@ -84,20 +100,12 @@ const void* Output::biases(Index start) const {
     return layout_.c == nullptr ? nullptr : static_cast<const char*>(layout_.c) + start * bytes;
 }
 
-const Sketch& Output::sketch(Index cluster) {
-    Cluster& known = known_[cluster];
-    std::call_once(known.once, [&] {
-        known.sketch = std::make_unique<Sketch>(layout_.parts[cluster + 1].V, biases(layout_.bounds[cluster + 1]));
+// A cluster's sketch, made when it is first asked for.
+template <class... Axes> const Sketch& Output::sketch(Made& made, Index cluster, const Axes&... axes) const {
+    std::call_once(made.once, [&] {
+        made.sketch = std::make_unique<const Sketch>(layout_.parts[cluster + 1].V, biases(layout_.bounds[cluster + 1]), axes...);
     });
-    return *known.sketch;
-}
-
-const Sketch& Output::coarse(Index cluster, const Turn& turn) {
-    Cluster& known = known_[cluster];
-    std::call_once(known.coarse_once, [&] {
-        known.coarse = std::make_unique<Sketch>(layout_.parts[cluster + 1].V, biases(layout_.bounds[cluster + 1]), turn);
-    });
-    return *known.coarse;
+    return *made.sketch;
 }
 
 void Output::turn(Index piece, std::unique_ptr<const Turn> turn) {
@@ -158,19 +166,14 @@ template <class S> bool Output::visit(Work<S>& work, const Wanted& wanted, Index
     }
     const auto share = [&](Index m) { return work.shares[m * clusters_ + cluster]; };
     if (known_[cluster].asked.exchange(true)) {  // one prediction costs less than the sketch
-        const Index all = Index(work.best.size());
-        const float* single = nullptr;
-        if constexpr (sizeof(S) == 4) single = h;
-        else work.single.assign(h, h + all * width), single = work.single.data();
+        Cluster& known = known_[cluster];
         using Asked = std::pair<const Sketch&, const Rounded&>;
         if (const Turn* const turn = turned_[piece])
             rule_out(work, wanted, cluster, h, worth_a_coarse_one, [&]() -> Asked {
-                if (!work.is_turned[piece]) work.turned[piece].round(*turn, all, single), work.is_turned[piece] = true;
-                return {coarse(cluster, *turn), work.turned[piece]};
+                return {sketch(known.coarse, cluster, *turn), work.integers(work.coarse[piece], width, h, *turn)};
             });
         rule_out(work, wanted, cluster, h, worth_a_sketch, [&]() -> Asked {
-            if (!work.is_rounded[piece]) work.rounded[piece].round(width, all, single), work.is_rounded[piece] = true;
-            return {sketch(cluster), work.rounded[piece]};
+            return {sketch(known.whole, cluster), work.integers(work.whole[piece], width, h)};
         });
     }
     const Index count = Index(work.chosen.size());
@@ -205,8 +208,10 @@ Index Output::group_best(Work<S>& work, const Wanted& wanted, Index count, const
     reserve(work.shares, count * clusters_);
     reserve(work.logits, count * entries);
     work.best.resize(count);
-    work.rounded.resize(h.size()), work.turned.resize(h.size());
-    work.is_rounded.assign(h.size(), false), work.is_turned.assign(h.size(), false);
+    for (auto* const known : {&work.whole, &work.coarse}) {
+        known->resize(h.size());
+        for (auto& integers : *known) integers.is_there = false;
+    }
     S* const words = work.logits.data();
     S* const shares = work.shares.data();
     products(V, layout_.c, count, h[0], words);

@@ -49,10 +49,13 @@ class Output {
   private:
     template <class S> struct Work;
     template <class S> class Pool;
+    struct Made {
+        std::once_flag once;
+        std::unique_ptr<const Sketch> sketch;
+    };
     struct Cluster {
         std::atomic<bool> asked{false};
-        std::once_flag once, coarse_once;
-        std::unique_ptr<Sketch> sketch, coarse;
+        Made whole, coarse;
     };
 
     template <class S>
@@ -62,8 +65,7 @@ class Output {
     template <class S> std::pair<S, S> race(const Work<S>&, const Wanted&, Index cluster, Index m) const;
     template <class S, class Find>
     void rule_out(Work<S>&, const Wanted&, Index cluster, const S* h, double worth, const Find& find);
-    const Sketch& sketch(Index cluster);
-    const Sketch& coarse(Index cluster, const Turn&);
+    template <class... Axes> const Sketch& sketch(Made& made, Index cluster, const Axes&... axes) const;
     const void* biases(Index start) const;
 
     Layout layout_;

@@ -121,10 +121,8 @@ void Rounded::round(const Turn& turn, Index count, const float* h) {
         float squares = 0, left_out = 0;
         for (Index j = 0; j < width; ++j) squares += h[m * width + j] * h[m * width + j];
         for (Index j = turn.kept; j < width; ++j) left_out += turned_[m * width + j] * turned_[m * width + j];
-        const float error = turn.h_error * std::sqrt(squares) * slack;
-        others[m] += error;
+        others[m] += turn.h_error * std::sqrt(squares) * slack;
         rests[m] = std::sqrt(left_out) * slack;
-        lengths[m] += error;
     }
 }
 
