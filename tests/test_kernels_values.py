@@ -84,6 +84,59 @@ def test_backward_is_torch_autograd(cell: str) -> None:
         np.testing.assert_allclose(getattr(got, name), want.numpy(), rtol=1e-10, atol=1e-11, err_msg=name)
 
 
+# From 64 units and 32 rows on, tile registers where there are any make the weights' gradients of parts of floats.
+BY_PARTS = [(9, 5, 40, 70), (33, 1, 7, 64), (60, 20, 90, 130)]
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru-after"])
+@pytest.mark.parametrize("size", BY_PARTS)
+def test_gradients_in_float32_are_as_close_to_float64_as_torchs(cell: str, size: tuple[int, ...]) -> None:
+    case = make(cell, *size, dtype=np.float32, bias=True)
+    d = np.random.default_rng(2).standard_normal((size[0], size[1], size[3]))
+    gradients = []
+    for module in (_torch_module(case), _torch_module(case).double()):
+        dtype = module.weight_ih_l0.dtype
+        x = torch.from_numpy(case.x).to(dtype).requires_grad_()
+        module(x)[0].backward(torch.from_numpy(d).to(dtype))
+        gradients.append([x.grad, *(p.grad for p in module.parameters())])
+    got = backward(case, forward(case), d_hidden=d.astype(np.float32))
+    for name, torchs, exact in zip(("x", "w_ih", "w_hh", "b_ih", "b_hh"), *gradients, strict=True):
+        assert torchs is not None and exact is not None
+        error = np.linalg.norm(getattr(got, name) - exact.numpy())
+        # The same rule, of the errors' root mean squares; with two parts of three they would be more than ten times torch's.
+        assert error <= 2 * torch.linalg.norm(torchs.double() - exact).item(), name
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("size", BY_PARTS)
+def test_gradients_grow_with_their_causes_to_the_bit(cell: str, size: tuple[int, ...]) -> None:
+    """A power of two rounds nothing: not even the least part of a number is lost where numbers are small."""
+    case = make(cell, *size, dtype=np.float32, bias=True)
+    saved = forward(case)
+    d = np.random.default_rng(2).standard_normal((size[0], size[1], size[3])).astype(np.float32)
+    want = backward(case, saved, d_hidden=d)
+    for power in (2.0**-40, 2.0**60):
+        got = backward(case, saved, d_hidden=d * np.float32(power))
+        for name in ("x", "w_ih", "w_hh", "b_ih", "b_hh"):
+            np.testing.assert_array_equal(getattr(got, name), getattr(want, name) * np.float32(power), name)
+
+
+@pytest.mark.parametrize("size", BY_PARTS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_stays_where_it_belongs(size: tuple[int, ...], bad: float) -> None:
+    case = make("lstm", *size, dtype=np.float32, bias=True)
+    saved = forward(case)
+    d = np.random.default_rng(2).standard_normal((size[0], size[1], size[3])).astype(np.float32)
+    want = backward(case, saved, d_hidden=d)
+    case.x[3, 0, 2] = bad
+    got = backward(case, saved, d_hidden=d)
+    column = np.zeros(size[2], bool)
+    column[2] = True
+    assert not np.isfinite(got.w_ih[:, column]).any()
+    np.testing.assert_array_equal(got.w_ih[:, ~column], want.w_ih[:, ~column])
+    np.testing.assert_array_equal(got.w_hh, want.w_hh)
+
+
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("size", [(130, 9, 5, 6), (3, 400, 4, 40)])
 def test_backward_over_several_chunks(cell: str, size: tuple[int, int, int, int]) -> None:

@@ -151,6 +151,15 @@ struct Set {
     const char* name;
     const Table* table;
     const Passes<float>* bf16;
+    void (*backward_by_parts)(const Backward<float>&) = nullptr;
+
+    // For numbers of S, any way to their gradients that the set adds included.
+    template <class S> Passes<S> passes() const {
+        Passes<S> all = entries<S>(*table).passes;
+        if constexpr (sizeof(S) == sizeof(float))
+            if (backward_by_parts != nullptr) all.backward = backward_by_parts;
+        return all;
+    }
 };
 
 // Under every instruction set, with one thread and with several, the buffers' ends and then their beginnings at a guard
@@ -183,7 +192,7 @@ void in_every_way(const std::string& shape, int threads, bool any_width, const R
 #endif
 #if defined(GLASSGATE_X86_BF16)
     if (__builtin_cpu_supports("avx512bf16")) all({"avx512bf16", &avx512::table, &avx512bf16::bf16_passes});
-    if (has_matrix_tiles()) all({"amx", &avx512::table, &amx::bf16_passes});
+    if (has_matrix_tiles()) all({"amx", &avx512::table, &amx::bf16_passes, amx::backward_by_parts});
 #endif
 }
 
@@ -193,7 +202,7 @@ void check(const std::string& type, const reference::Problem& p, const Absent& n
     const std::string shape = type + " cell " + std::to_string(static_cast<int>(p.cell)) + " T" + std::to_string(T) + " N" +
                               std::to_string(N) + " I" + std::to_string(I) + " H" + std::to_string(H);
     in_every_way<S>(shape, threads, true, [&](const Set& set, bool at_end, const std::string& where) {
-        return run<S>(entries<S>(*set.table).passes, p, no, want, at_end, where, own_rounding<S>);
+        return run<S>(set.passes<S>(), p, no, want, at_end, where, own_rounding<S>);
     });
     if constexpr (sizeof(S) == sizeof(float))
         in_every_way<S>("bf16 " + shape, threads, true, [&](const Set& set, bool at_end, const std::string& where) {

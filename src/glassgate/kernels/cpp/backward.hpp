@@ -5,7 +5,8 @@
 
 namespace glassgate::kernels::GG_ISA {
 
-template <class S, class O> class BackwardPass {
+// `M`: what the products of the weights' gradients take, where that is not O.
+template <class S, class O, class M = O> class BackwardPass {
   public:
     explicit BackwardPass(const Backward<S>& call)
         : c_(call), T(call.sizes.T), N(call.sizes.N), I(call.sizes.I), H(call.sizes.H), G(gate_count(call.cell)),
@@ -45,7 +46,7 @@ template <class S, class O> class BackwardPass {
 
     void work(const Team& team) {
         const Division mine{plan_.by_rows && team.size > 1, team.rank, team.size};
-        [[maybe_unused]] const TileRegisters<O> registers;
+        [[maybe_unused]] const TileRegisters<M> registers;
         S* tile = tiles_ + team.rank * tile_size<S>;
         pack(team);
         prepare(team);
@@ -295,7 +296,7 @@ template <class S, class O> class BackwardPass {
     const Index chunk_;
     const Columns hidden_cut_, input_cut_;  // of d_h and d_x
     Schedule schedule_;
-    WeightGradients<S, O> gradients_;
+    WeightGradients<S, O, M> gradients_;
     O *w_hh_ = nullptr, *w_ih_ = nullptr;  // U and W, packed by columns
     O* pre_ = nullptr;
     S* reset_h_ = nullptr;

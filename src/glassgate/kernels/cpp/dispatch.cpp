@@ -18,12 +18,14 @@ struct Choice {
     const Passes<float>* bf16;
     bool available;
     bool preferred = true;  // to those below it
+    void (*backward_by_parts)(const Backward<float>&) = nullptr;  // where that is faster
 };
 
 Choice choose() {
     const Choice all[] = {
 #if defined(GLASSGATE_X86_BF16)
-        {"amx", &avx512::table, &amx::bf16_passes, has_avx512() && has_matrix_tiles()},
+        {"amx", &avx512::table, &amx::bf16_passes, has_avx512() && has_matrix_tiles(), true,
+         amx::backward_by_parts},
         // Intel's instruction for it does half of what two of float32 do in its time (docs/performance-log.md).
         {"avx512bf16", &avx512::table, &avx512bf16::bf16_passes, has_avx512() && __builtin_cpu_supports("avx512bf16"),
          !__builtin_cpu_is("intel")},
@@ -63,6 +65,14 @@ template <> const Entries<double>& entries<double>() { return chosen().table->tw
 template <class S> const Passes<S>& passes(bool) { return entries<S>().passes; }
 template <> const Passes<float>& passes<float>(bool bf16) { return bf16 ? *chosen().bf16 : chosen().table->single.passes; }
 
+void run_backward(const Backward<double>& call) { passes<double>(false).backward(call); }
+void run_backward(const Backward<float>& call) {
+    // Below, a product is too small for what it takes to part its numbers. Outputs and gradients on inputs are the same bits.
+    const bool worth_parts = call.sizes.H >= 64 && call.sizes.T * call.sizes.N >= 32;
+    if (!call.bf16 && worth_parts && chosen().backward_by_parts != nullptr) chosen().backward_by_parts(call);
+    else passes<float>(call.bf16).backward(call);
+}
+
 }  // namespace
 
 const char* isa() { return chosen().name; }
@@ -81,7 +91,7 @@ template <class S> void backward(const Backward<S>& call) {
     expect_writes(call.d_x, static_cast<std::size_t>(z.T * z.N * z.I) * sizeof(S));
     expect_writes(call.d_w_ih, unit * static_cast<std::size_t>(z.I));
     expect_writes(call.d_w_hh, unit * static_cast<std::size_t>(z.H));
-    passes<S>(call.bf16).backward(call);
+    run_backward(call);
 }
 template <class S> std::size_t packed_size(Cell cell, std::int64_t I, std::int64_t H, bool bf16) {
     return passes<S>(bf16).packed_size(cell, I, H);

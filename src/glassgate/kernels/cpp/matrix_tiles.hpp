@@ -9,8 +9,8 @@
 namespace glassgate::kernels::GG_ISA {
 
 // Every tile is a whole one. A thread sets them up for its part of a call, and gives them back so that others find none.
-template <> struct TileRegisters<Bf16> {
-    TileRegisters() {
+struct WholeTiles {
+    WholeTiles() {
         struct alignas(64) {
             std::uint8_t palette = 1, start = 0, reserved[14] = {};
             std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
@@ -18,33 +18,35 @@ template <> struct TileRegisters<Bf16> {
         } const shapes;
         _tile_loadconfig(&shapes);
     }
-    TileRegisters(const TileRegisters&) = delete;
-    TileRegisters& operator=(const TileRegisters&) = delete;
-    ~TileRegisters() { _tile_release(); }
+    WholeTiles(const WholeTiles&) = delete;
+    WholeTiles& operator=(const WholeTiles&) = delete;
+    ~WholeTiles() { _tile_release(); }
 };
+template <> struct TileRegisters<Bf16> : WholeTiles {};
 
 namespace matrix_tiles {
 
-inline constexpr Index side = 16;   // rows of a tile, and lanes
-inline constexpr Index pass = 256;  // depth of a pass: its panel stays in the first-level cache for all rows
+inline constexpr Index side = 16;  // rows of a tile, and lanes
+// Depth of a pass: its panel stays in the first-level cache for all rows.
+template <class O> inline constexpr Index pass = 256;
 
 // The compiler does not know what the tile instructions read.
 GG_INLINE void settle() { __asm__ volatile("" ::: "memory"); }
 
 // 16 rows of A from `k` on, where they lie if they lie evenly, else copied to `own`; absent rows are anything.
-struct Rows {
-    const Bf16* first;
+template <class O> struct Rows {
+    const O* first;
     Index stride;  // in bytes
-    alignas(64) Bf16 own[side * pass];
+    alignas(64) O own[side * pass<O>];
 
-    GG_INLINE void find(Index rows, Index depth, const Bf16* const* a, Index k) {
+    GG_INLINE void find(Index rows, Index depth, const O* const* a, Index k) {
         const Index apart = rows > 1 ? a[1] - a[0] : 0;
         bool even = rows == side;
         for (Index r = 2; even && r < side; ++r) even = a[r] - a[r - 1] == apart;
         first = even ? a[0] + k : own;
-        stride = (even ? apart : depth) * static_cast<Index>(sizeof(Bf16));
+        stride = (even ? apart : depth) * static_cast<Index>(sizeof(O));
         for (Index r = 0; !even && r < rows; ++r)
-            std::memcpy(own + r * depth, a[r] + k, static_cast<std::size_t>(depth) * sizeof(Bf16));
+            std::memcpy(own + r * depth, a[r] + k, static_cast<std::size_t>(depth) * sizeof(O));
     }
 };
 
@@ -68,7 +70,7 @@ template <int NV> struct Sums {
 template <int NV>
 inline void one_block(Index rows, Index depth, const Bf16* const* a, Index k, const Bf16* panel, float* tile) {
     constexpr Index apart = NV * 64;
-    Rows A;
+    Rows<Bf16> A;
     A.find(rows, depth, a, k);
     Sums<NV> sums(tile, rows);
     float* c = sums.open();
@@ -107,7 +109,7 @@ inline void one_block(Index rows, Index depth, const Bf16* const* a, Index k, co
 template <int NV>
 inline void two_blocks(Index rows, Index depth, const Bf16* const* a, Index k, const Bf16* panel, float* tile) {
     constexpr Index apart = NV * 64;
-    Rows A, B;
+    Rows<Bf16> A, B;
     A.find(side, depth, a, k);
     B.find(rows - side, depth, a + side, k);
     Sums<NV> sums(tile + side * NV * side, rows - side);
@@ -144,8 +146,8 @@ inline void two_blocks(Index rows, Index depth, const Bf16* const* a, Index k, c
 
 template <int NV, class Source>
 inline void product(Index rows, Index depth, const Bf16* const* a, const Source& source, float* tile) {
-    for (Index k = 0; k < depth && rows > 0; k += pass) {
-        const Index now = min(pass, depth - k);
+    for (Index k = 0; k < depth && rows > 0; k += pass<Bf16>) {
+        const Index now = min(pass<Bf16>, depth - k);
         const Bf16* panel = source.rows(k, now);
         Index r = 0;
         if constexpr (NV <= 2)

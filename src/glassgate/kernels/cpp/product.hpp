@@ -11,6 +11,7 @@
 #include "operand.hpp"
 #if defined(__AMX_BF16__)
 #include "matrix_tiles.hpp"
+#include "parts.hpp"
 #endif
 
 #include <cstddef>
@@ -43,7 +44,8 @@ template <class O, int NV> inline constexpr int max_rows = register_rows<NV>;
 template <class O> inline constexpr Index most_pass = pass_depth;
 #if defined(__AMX_BF16__)
 template <int NV> inline constexpr int max_rows<Bf16, NV> = matrix_tiles::side;
-template <> inline constexpr Index most_pass<Bf16> = matrix_tiles::pass;
+template <int NV> inline constexpr int max_rows<Parts, NV> = matrix_tiles::side;
+template <> inline constexpr Index most_pass<Bf16> = matrix_tiles::pass<Bf16>;
 #endif
 
 // tile[R][NV][width] += a[r][k * STRIDE] * panel[k][NV][width].
@@ -150,14 +152,8 @@ template <class O, int NV> struct Panel {
     }
 };
 
-// tile[rows][NV][width] += A[rows][depth] * panel[depth][NV][width], rows <= tile_rows. Row r of A begins at a[r], its
-// elements STRIDE apart.
-template <class O, int NV, int STRIDE = 1, class Source>
-inline void product(Index rows, Index depth, const O* const* a, const Source& source, Sum<O>* tile) {
-    depth = deep<O>(depth);
-#if defined(__AMX_BF16__)
-    if constexpr (Operand<O>::together == 2) return matrix_tiles::product<NV>(rows, depth, a, source, tile);
-#endif
+template <class O, int NV, int STRIDE, class Source>
+inline void product_of_vectors(Index rows, Index depth, const O* const* a, const Source& source, Sum<O>* tile) {
     constexpr Index most = max_rows<O, NV>;
     const Index blocks = ceil_div(rows, most);
     for (Index k = 0; k < depth && rows > 0; k += pass_depth) {
@@ -171,6 +167,16 @@ inline void product(Index rows, Index depth, const O* const* a, const Source& so
             r += height;
         }
     }
+}
+// tile[rows][NV][width] += A[rows][depth] * panel[depth][NV][width], rows <= tile_rows. Row r of A begins at a[r], its
+// elements STRIDE apart.
+template <class O, int NV, int STRIDE = 1, class Source>
+inline void product(Index rows, Index depth, const O* const* a, const Source& source, Sum<O>* tile) {
+#if defined(__AMX_BF16__)
+    if constexpr (Operand<O>::together == 2) matrix_tiles::product<NV>(rows, deep<O>(depth), a, source, tile);
+    else
+#endif
+        product_of_vectors<O, NV, STRIDE>(rows, deep<O>(depth), a, source, tile);
 }
 template <class O, int NV, int STRIDE = 1>
 inline void product(Index rows, Index depth, const O* const* a, const O* panel, Sum<O>* tile) {

@@ -45,7 +45,10 @@ GLASSGATE_SET(avx512)
 #endif
 #if defined(GLASSGATE_X86_BF16)  // like avx512 in all else
 namespace avx512bf16 { extern const Passes<float> bf16_passes; }
-namespace amx { extern const Passes<float> bf16_passes; }
+namespace amx {
+extern const Passes<float> bf16_passes;
+void backward_by_parts(const Backward<float>& call);  // the weights' gradients by bfloat16, as exact (parts.hpp)
+}
 #endif
 
 }  // namespace glassgate::kernels

@@ -11,13 +11,14 @@ namespace glassgate::kernels::GG_ISA {
 //     GRU before  [r z n]      n meets r * h where r and z meet h
 inline Index gradient_parts(Cell cell) { return cell == Cell::gru_before ? 3 : 4; }
 
-template <class S, class O> class WeightGradients {
+// `P`: what the gradients on the pre-activations are given as, `O`: what they enter products as.
+template <class S, class P, class O> class WeightGradients {
   public:
     // `stride` lies between the rows of r * h.
     WeightGradients(const Backward<S>& call, const Schedule& schedule, Index chunk, Index stride, int threads)
         : c_(call), schedule_(schedule), N(call.sizes.N), I(call.sizes.I), H(call.sizes.H),
-          part_(deep<O>(call.sizes.H)), G(gate_count(call.cell)), parts_(gradient_parts(call.cell)), chunk_(chunk),
-          stride_(stride), threads_(threads), cuts_{columns_of<S>(call.sizes.I, 2), columns_of<S>(call.sizes.H, 2)} {}
+          part_(deep<P>(call.sizes.H)), G(gate_count(call.cell)), parts_(gradient_parts(call.cell)), chunk_(chunk),
+          stride_(stride), threads_(threads), cuts_{columns_of<S>(call.sizes.I, widest), columns_of<S>(call.sizes.H, widest)} {}
 
     void cut(Cutter& cutter) {
         blocks_ = cutter.take<O>(wanted() ? threads_ * block_size() : 0);
@@ -38,7 +39,7 @@ template <class S, class O> class WeightGradients {
 
     // Adds steps s0 to s1, the last ones first; `rows` are the gradients of their `count` active rows, `reset_h` the chunk's
     // r * h; waits inside.
-    void add(Index s0, Index s1, const O* const* rows, Index count, const S* reset_h, const Team& team) {
+    void add(Index s0, Index s1, const P* const* rows, Index count, const S* reset_h, const Team& team) {
         add_biases(rows, count, share(ceil_div(parts_ * part_, W), team.rank, team.size));
         if (!wanted()) return;
         pack(s0, s1, count, reset_h, team);
@@ -50,23 +51,25 @@ template <class S, class O> class WeightGradients {
     static constexpr Index W = width<S>;
     // How the gradients are turned, so that a product reads them as its rows: in blocks of `high` rows, k by k, as many as
     // a product takes at once, or row by row where neighbouring k belong together.
-    static constexpr bool by_rows = Operand<O>::together > 1;
+    static constexpr bool by_rows = Operand<O>::together > 1, in_parts = !std::is_same_v<O, P>;
     static constexpr Index high = max_rows<O, 2>;
     static constexpr Index transposed_rows = by_rows ? W : high;
     static Index transposed_stride(Index count) { return by_rows ? row_stride<O>(round_up(count, 2 * W)) : count; }
     // Rows of gradients that stay in a thread's own cache while they meet every panel.
-    static constexpr Index slice_rows = tile_rows / transposed_rows * transposed_rows;
+    static constexpr Index slice_rows = (in_parts ? 2 : 1) * tile_rows / transposed_rows * transposed_rows;
     Index block_size() const { return slice_rows * transposed_stride(chunk_ * N); }
 
+    static constexpr Index widest = in_parts ? 4 : 2;  // vectors of a panel
     static constexpr Index short_sum = 16;
 
     bool wanted() const { return c_.d_w_ih != nullptr || c_.d_w_hh != nullptr; }
     S* out(int side) const { return side == 0 ? c_.d_w_ih : c_.d_w_hh; }
 
-    void turn(const O* const* rows, Index count, Range slice, O* to) const {
+    void turn(const P* const* rows, Index count, Range slice, O* to) const {
         for (Index first = slice.begin; first < slice.end; first += transposed_rows) {
             const Index valid = min(transposed_rows, slice.end - first);
-            if constexpr (by_rows) turn_pairs(rows, count, first, valid, to);
+            if constexpr (in_parts) turn_parts(rows, count, first, valid, to);
+            else if constexpr (by_rows) turn_pairs(rows, count, first, valid, to);
             else copy_block(rows, count, first, valid, to);
             to += transposed_rows * transposed_stride(count);
         }
@@ -96,13 +99,28 @@ template <class S, class O> class WeightGradients {
         }
     }
 
+    // The same from rows of floats.
+    static void turn_parts(const float* const* rows, Index count, Index first, Index valid, O* to) {
+        const Index stride = transposed_stride(count);
+        for (Index k = 0; k < count; k += 2 * W) {
+            Vec<float> low[W], high[W];
+            for (Index i = 0; i < W; ++i) {
+                low[i] = k + i < count ? load(rows[k + i] + first, valid) : Vec<float>{};
+                high[i] = k + W + i < count ? load(rows[k + W + i] + first, valid) : Vec<float>{};
+            }
+            transpose<float>(low);
+            transpose<float>(high);
+            for (Index j = 0; j < W; ++j) store_unit(to + j * stride + k, low[j], high[j]);
+        }
+    }
+
     // Part `part` of a row of gradients -> the gate whose weights it belongs to, on either side; -1: none.
     int gate_of(Index part, bool input_side) const {
         if (c_.cell != Cell::gru_after || part < 2) return static_cast<int>(part);
         return input_side == (part == 3) ? 2 : -1;
     }
 
-    void add_biases(const O* const* rows, Index count, Range vectors) {
+    void add_biases(const P* const* rows, Index count, Range vectors) {
         if (c_.d_b_ih == nullptr && c_.d_b_hh == nullptr) return;
         for (Index v = vectors.begin; v < vectors.end; ++v) {
             const Index first = v * W, valid = min(W, parts_ * part_ - first);
@@ -179,7 +197,7 @@ template <class S, class O> class WeightGradients {
     struct Chunk {  // of the steps, which are taken from the last to the first
         bool first, last;
     };
-    void add_weights(const O* const* rows, Index count, Chunk chunk, const Team& team) {
+    void add_weights(const P* const* rows, Index count, Chunk chunk, const Team& team) {
         Meeting list[3];
         const int number = meetings(list);
         Index total = 0;
