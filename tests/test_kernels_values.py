@@ -84,7 +84,7 @@ def test_backward_is_torch_autograd(cell: str) -> None:
         np.testing.assert_allclose(getattr(got, name), want.numpy(), rtol=1e-10, atol=1e-11, err_msg=name)
 
 
-# From 64 units and 32 rows on, tile registers where there are any make the weights' gradients of parts of floats.
+# From 64 units and 32 rows on the weights' gradients are made on tile registers, where there are any.
 BY_PARTS = [(9, 5, 40, 70), (33, 1, 7, 64), (60, 20, 90, 130)]
 
 
@@ -101,9 +101,10 @@ def test_gradients_in_float32_are_as_close_to_float64_as_torchs(cell: str, size:
         gradients.append([x.grad, *(p.grad for p in module.parameters())])
     got = backward(case, forward(case), d_hidden=d.astype(np.float32))
     for name, torchs, exact in zip(("x", "w_ih", "w_hh", "b_ih", "b_hh"), *gradients, strict=True):
-        assert torchs is not None and exact is not None
+        assert torchs is not None
+        assert exact is not None
         error = np.linalg.norm(getattr(got, name) - exact.numpy())
-        # The same rule, of the errors' root mean squares; with two parts of three they would be more than ten times torch's.
+        # The same rule, of root mean squares; with two parts of three they would be ten times torch's.
         assert error <= 2 * torch.linalg.norm(torchs.double() - exact).item(), name
 
 
