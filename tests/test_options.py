@@ -135,16 +135,7 @@ def test_the_batch_grows_with_the_text(tokens: int, batch: int) -> None:
     assert plan.batch == batch
     # Its rate follows the square root, 0.008 at 40 streams.
     assert plan.learning_rate == pytest.approx(0.008 * (batch / 40) ** 0.5, rel=1e-12)
-    assert plan.steps_per_epoch == -(-((tokens - 1) // batch) // plan.unroll)
-
-
-@pytest.mark.parametrize(("epochs", "unroll"), [(1, 35), (9, 35), (10, 70), (15, 70)])
-def test_a_long_training_has_long_pieces(epochs: int, unroll: int) -> None:
-    """40 streams of 70 words: 2,000 steps are 5,600,000 words."""
-    plan = Plan.make(TrainOptions(epochs=epochs), corpus(560_000))
-    assert (plan.batch, plan.unroll) == (40, unroll)
-    assert plan.steps_per_epoch == -(-13_999 // unroll)
-    assert Plan.make(TrainOptions(epochs=epochs, unroll=20), corpus(560_000)).unroll == 20
+    assert plan.steps_per_epoch == -(-((tokens - 1) // batch) // 35)
 
 
 def test_embedding_cutoffs_are_among_the_outputs() -> None:

@@ -81,9 +81,7 @@ def command(
     epochs: Annotated[int | None, typer.Option(help="Budget: times through the text.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget: minutes.  [10, at most 15 epochs]")] = None,
     batch: Annotated[int | None, typer.Option(help="Parallel streams.  [by text size, 8 to 40]")] = None,
-    unroll: Annotated[
-        int | None, typer.Option(help="Steps of truncated BPTT.  [35; 70 in a long training]")
-    ] = None,
+    unroll: Annotated[int | None, typer.Option(help="Steps of truncated BPTT.  [35]")] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Peak of the one-cycle.  [0.008 for 40 streams and 512 units]")
     ] = None,

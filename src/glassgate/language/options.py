@@ -14,14 +14,12 @@ from glassgate.language.recipes import (
     LARGE,
     LARGE_BATCH,
     RECIPES,
-    UNROLL,
     Recipe,
     RecipeChoice,
     choose_dropout,
     choose_precision,
     choose_rate,
     choose_recipe,
-    choose_unroll,
     choose_weight_decay,
     expected_epochs,
 )
@@ -99,7 +97,7 @@ class TrainOptions:
     epochs: int | None = None
     minutes: float | None = None
     batch: int | None = None
-    unroll: int | None = None
+    unroll: int = 35
     learning_rate: float | None = None
     clip: float = 1.0
     seed: int = 1
@@ -178,7 +176,6 @@ class Plan:
       (`choose_recipe`); it gives the sizes and the regularisation (`Recipe`);
     - batch: 40 streams, or fewer so that an epoch has 200 steps; at least 8 as long as the text
       suffices;
-    - unroll: 70 words where that leaves 2,000 steps, else 35 (`choose_unroll`);
     - learning rate: 0.008 x sqrt(batch / 40), times sqrt(512 / hidden size) where that is below 1, the
       peak of the one-cycle schedule;
     - dropout and weight decay, where the recipe leaves them open, follow the length of the text and how
@@ -227,13 +224,14 @@ class Plan:
                     f"the text: has no second word to predict in its {name} part: expected a longer text"
                 )
         tokens = len(corpus.train)
-        wanted = tokens // ((options.unroll or UNROLL) * STEPS_PER_EPOCH)
+        wanted = tokens // (options.unroll * STEPS_PER_EPOCH)
         batch = options.batch or max(1, min(max(wanted, 8), LARGE_BATCH, tokens // 2))
         if tokens < 2 * batch:
             raise GlassgateError(
                 f"the text: is shorter than one batch: {batch} streams need at least {2 * batch:,} tokens "
                 f"to train on, got {tokens:,}"
             )
+        steps = -(-((tokens - 1) // batch) // options.unroll)
         timed = options.minutes is not None or options.epochs is None
         minutes = options.minutes or DEFAULT_MINUTES if timed else None
         chosen = _recipe(options, tokens, minutes)
@@ -241,7 +239,6 @@ class Plan:
         epochs = options.epochs or _most_epochs(recipe.hidden)
         precision = _precision(options, recipe.hidden)
         expected = expected_epochs(tokens, epochs, minutes, recipe.hidden, precision)
-        unroll = options.unroll or choose_unroll(tokens, expected, batch)
         rate = options.learning_rate or choose_rate(batch, recipe.hidden)
         words = len(corpus.vocabulary)
         output: Output = "adaptive" if words >= LARGE_VOCABULARY else "full"
@@ -251,7 +248,7 @@ class Plan:
         _check_narrow(options, output, words, recipe.embedding)
         if output == "adaptive":
             width = recipe.embedding if options.tied else recipe.hidden
-            cutoffs = choose_cutoffs(count_words(corpus.train, words), width, batch * unroll)
+            cutoffs = choose_cutoffs(count_words(corpus.train, words), width, batch * options.unroll)
             cutoffs = tuple(sorted({*cutoffs, *options.embedding_cutoffs}))
         dropout, decay = recipe.dropout, recipe.weight_decay
         if dropout is None:
@@ -286,11 +283,11 @@ class Plan:
             random_unroll=recipe.random_unroll,
             spectral=recipe.spectral,
             batch=batch,
-            unroll=unroll,
+            unroll=options.unroll,
             learning_rate=rate,
             epochs=epochs,
             seconds=None if minutes is None else 60 * minutes,
-            steps_per_epoch=-(-((tokens - 1) // batch) // unroll),
+            steps_per_epoch=steps,
         )
 
     @property

@@ -13,14 +13,12 @@ __all__ = [
     "LARGE",
     "LARGE_BATCH",
     "RECIPES",
-    "UNROLL",
     "Recipe",
     "RecipeChoice",
     "choose_dropout",
     "choose_precision",
     "choose_rate",
     "choose_recipe",
-    "choose_unroll",
     "choose_weight_decay",
     "expected_epochs",
 ]
@@ -29,8 +27,6 @@ RecipeChoice: TypeAlias = Literal["auto", "quick", "quality"]
 USUAL = 512  # hidden size for which the learning rate and the cost of a word are known
 LEARNING_RATE = 8e-3  # of that size at a batch of 40 streams
 LARGE_BATCH = 40  # streams
-UNROLL = 35  # words of a piece
-MANY_STEPS = 2_000  # that pieces of twice the length should leave a training
 # Microseconds that a word of 33,278 takes in training on two cores, measured: for output and optimiser, and
 # for the recurrence of the usual size, which grows as its square.
 COST: Mapping[Precision, tuple[float, float]] = {"fp32": (60, 60), "bf16": (24, 10)}
@@ -174,31 +170,6 @@ def choose_rate(batch: int, hidden: int) -> float:
     [0.008, 0.004, 0.002]
     """
     return LEARNING_RATE * sqrt(batch / LARGE_BATCH * min(1, USUAL / hidden))
-
-
-def choose_unroll(tokens: int, epochs: float, batch: int) -> int:
-    """Return over how many words a gradient runs back where nobody says.
-
-    Parameters
-    ----------
-    tokens
-        The length of the training text.
-    epochs
-        How often the text is read, about.
-    batch
-        Streams that are read at once.
-
-    Returns
-    -------
-    int
-        70 where that leaves 2,000 steps or more, else 35.
-
-    Examples
-    --------
-    >>> [choose_unroll(2_000_000, epochs, 40) for epochs in (2, 4)]
-    [35, 70]
-    """
-    return 2 * UNROLL if tokens * epochs >= MANY_STEPS * batch * 2 * UNROLL else UNROLL
 
 
 def choose_dropout(tokens: int, epochs: float, hidden: int) -> float:
