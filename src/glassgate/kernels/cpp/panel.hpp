@@ -64,7 +64,7 @@ template <class O, int NV> struct Unpacked {
         pack_transposed(weight + k, stride, NV, apart, count, min(now, depth - k), block);
         return block;
     }
-    void expect(Index, Index, Index, Index) const {}
+    Ahead ahead(Index, Index, Index, Index, Index) const { return {}; }
 };
 
 // Units p * width ... of each gate in a row: weight [gates H][depth].

@@ -48,9 +48,21 @@ template <int NV> inline constexpr int max_rows<Parts, NV> = matrix_tiles::side;
 template <> inline constexpr Index most_pass<Bf16> = matrix_tiles::pass<Bf16>;
 #endif
 
+// What a product asks for while it multiplies, so that it lies in the second-level cache when it is needed: some lines for each k.
+// All at once they would fill the buffers of missing lines, and the product would wait for them.
+struct Ahead {
+    const char* next = nullptr;
+    int lines = 0;
+};
+template <int LINES> GG_INLINE const char* ask(const char* next) {
+#pragma GCC unroll 4
+    for (int line = 0; line < LINES; ++line) __builtin_prefetch(next + line * 64, 0, 2);
+    return next + LINES * 64;
+}
+
 // tile[R][NV][width] += a[r][k * STRIDE] * panel[k][NV][width].
-template <class S, int R, int NV, int STRIDE>
-GG_INLINE void micro(Index depth, const S* const* a, Index offset, const S* panel, S* tile) {
+template <class S, int R, int NV, int STRIDE, int LINES>
+GG_INLINE void micro(Index depth, const S* const* a, Index offset, const S* panel, S* tile, const char* next) {
     constexpr Index W = width<S>;
     Vec<S> sum[R][NV];
     const S* row[R];
@@ -71,6 +83,7 @@ GG_INLINE void micro(Index depth, const S* const* a, Index offset, const S* pane
             for (int v = 0; v < NV; ++v) sum[r][v] = fmadd<S>(x, weight[v], sum[r][v]);
         }
         panel += NV * W;
+        next = ask<LINES>(next);
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
@@ -83,8 +96,8 @@ GG_INLINE void micro(Index depth, const S* const* a, Index offset, const S* pane
 
 #if defined(__AVX512BF16__)
 // tile[R][NV][width] += a[r][k] * panel[k / 2][NV][width][2].
-template <int R, int NV>
-GG_INLINE void micro(Index depth, const Bf16* const* a, Index offset, const Bf16* panel, float* tile) {
+template <int R, int NV, int LINES>
+GG_INLINE void micro(Index depth, const Bf16* const* a, Index offset, const Bf16* panel, float* tile, const char* next) {
     constexpr Index W = width<float>;
     Vec<float> sum[R][NV];
 #pragma GCC unroll 16
@@ -103,6 +116,7 @@ GG_INLINE void micro(Index depth, const Bf16* const* a, Index offset, const Bf16
 #pragma GCC unroll 4
             for (int v = 0; v < NV; ++v) sum[r][v] = (Vec<float>)_mm512_dpbf16_ps((__m512)sum[r][v], x, weight[v]);
         }
+        next = ask<LINES>(next);
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
@@ -114,22 +128,24 @@ GG_INLINE void micro(Index depth, const Bf16* const* a, Index offset, const Bf16
 }
 #endif
 
-template <class O, int R, int NV, int STRIDE> struct MicroTable {
-    static __attribute__((noinline)) void call(Index depth, const O* const* a, Index offset, const O* panel, Sum<O>* tile) {
+template <class O, int R, int NV, int STRIDE, int LINES> struct MicroTable {
+    static __attribute__((noinline)) void call(Index depth, const O* const* a, Index offset, const O* panel, Sum<O>* tile,
+                                               const char* next) {
         using S = Sum<O>;
         if constexpr (std::is_same_v<O, S>) {
-            micro<S, R, NV, STRIDE>(depth, a, offset, panel, tile);
+            micro<S, R, NV, STRIDE, LINES>(depth, a, offset, panel, tile, next);
         } else if constexpr (Operand<O>::together == 2) {
-            micro<R, NV>(depth, a, offset, panel, tile);
+            micro<R, NV, LINES>(depth, a, offset, panel, tile, next);
         } else {
             const S* rows[R];
             for (int r = 0; r < R; ++r) rows[r] = &a[r]->value;
-            micro<S, R, NV, STRIDE>(depth, rows, offset, &panel->value, tile);
+            micro<S, R, NV, STRIDE, LINES>(depth, rows, offset, &panel->value, tile, next);
         }
     }
-    static GG_INLINE void run(Index rows, Index depth, const O* const* a, Index offset, const O* panel, Sum<O>* tile) {
-        if (rows == R) return call(depth, a, offset, panel, tile);
-        if constexpr (R > 1) MicroTable<O, R - 1, NV, STRIDE>::run(rows, depth, a, offset, panel, tile);
+    static GG_INLINE void run(Index rows, Index depth, const O* const* a, Index offset, const O* panel, Sum<O>* tile,
+                              const char* next) {
+        if (rows == R) return call(depth, a, offset, panel, tile, next);
+        if constexpr (R > 1) MicroTable<O, R - 1, NV, STRIDE, LINES>::run(rows, depth, a, offset, panel, tile, next);
     }
 };
 
@@ -138,17 +154,15 @@ template <class O, int NV> struct Panel {
     const O* panel;
     const O* rows(Index k, Index) const { return panel + k * NV * width<Sum<O>>; }
 
-    // Asks for part b of `blocks` of the pass that lies behind the one at k: in this panel or at the beginning of the next,
-    // which is most often what comes next. Panels of two and three vectors come as fast without it, but for long ones; and so
-    // do those of vectors of 64 bytes, on processors with a larger second-level cache.
-    GG_INLINE void expect(Index k, Index b, Index blocks, Index depth) const {
-        constexpr Index row = NV * width<Sum<O>> * static_cast<Index>(sizeof(O)), is_long = 256 * 1024;
-        constexpr bool always = NV == 4 && GG_VECTOR_BYTES == 32;
-        if (blocks < 2 || (!always && depth * row < is_long)) return;
-        const char* next = reinterpret_cast<const char*>(rows(k + pass_depth, 0));
-        const Index lines = pass_depth * row / 64;
-        for (Index line = lines * b / blocks; line < lines * (b + 1) / blocks; ++line)
-            __builtin_prefetch(next + line * 64, 0, 2);  // into the second-level cache; past the end it does nothing
+    // What block b of `blocks` asks for of the pass that lies behind the one at k: in this panel or at the beginning of the
+    // next, which is most often what comes next. Short panels come as fast without it, and so does all for next to no rows.
+    GG_INLINE Ahead ahead(Index k, Index b, Index blocks, Index rows_of_a, Index depth) const {
+        constexpr Index row = NV * width<Sum<O>> * static_cast<Index>(sizeof(O)), is_short = 96 * 1024;
+        constexpr Index lines = pass_depth * row / 64, times = pass_depth / Operand<O>::together;
+        if (rows_of_a < 4 || depth * row < is_short) return {};
+        const Index each = ceil_div(lines, blocks * times), first = b * times * each;
+        if (first >= lines) return {};
+        return {reinterpret_cast<const char*>(rows(k + pass_depth, 0)) + first * 64, static_cast<int>(each)};
     }
 };
 
@@ -162,8 +176,15 @@ inline void product_of_vectors(Index rows, Index depth, const O* const* a, const
         Index r = 0;
         for (Index b = 0; b < blocks; ++b) {  // row blocks of nearly equal height
             const Index height = (rows - r + blocks - b - 1) / (blocks - b);
-            source.expect(k, b, blocks, depth);
-            MicroTable<O, most, NV, STRIDE>::run(height, now, a + r, k * STRIDE, panel, tile + r * NV * width<Sum<O>>);
+            const Ahead ahead = source.ahead(k, b, blocks, rows, depth);
+            const auto multiply = [&](auto lines) {
+                MicroTable<O, most, NV, STRIDE, decltype(lines)::value>::run(height, now, a + r, k * STRIDE, panel,
+                                                                             tile + r * NV * width<Sum<O>>, ahead.next);
+            };
+            if (ahead.lines == 0) multiply(std::integral_constant<int, 0>());
+            else if (ahead.lines == 1) multiply(std::integral_constant<int, 1>());
+            else if (ahead.lines == 2) multiply(std::integral_constant<int, NV < 2 ? NV : 2>());
+            else multiply(std::integral_constant<int, NV>());
             r += height;
         }
     }
