@@ -52,10 +52,11 @@ GG_INLINE void put(Parts* to, const Vec<float>* rows) {
 namespace matrix_tiles {
 
 template <> inline constexpr Index pass<Parts> = 64;
+inline constexpr Index products = 6;  // of two sums of three
 
-// Up to 16 rows, one to four vectors.
+// Up to 16 rows, one to four vectors. Each product asks for a line of what comes after, from `next` on.
 template <int NV>
-inline void one_block(Index rows, Index depth, const Parts* const* a, Index k, const Parts* panel, float* tile) {
+inline void one_block(Index rows, Index depth, const Parts* const* a, Index k, const Parts* panel, float* tile, const char* next) {
     constexpr Index apart = NV * 64, line = 64, vector = 3 * line, lanes = NV * vector;
     Rows<Parts> A;
     A.find(rows, depth, a, k);
@@ -73,23 +74,27 @@ inline void one_block(Index rows, Index depth, const Parts* const* a, Index k, c
         _tile_loadd(5, row + line, A.stride);
         _tile_loadd(6, row + 2 * line, A.stride);
 // The first parts of B meet all of A's, the second ones two, the third ones one. Numbers of tiles are words of the source.
-#define GG_FIRST(v)                                  \
-    if constexpr (NV > v) {                          \
-        _tile_loadd(7, b + v * vector, lanes);       \
-        _tile_dpbf16ps(v, 6, 7);                     \
-        _tile_dpbf16ps(v, 5, 7);                     \
-        _tile_dpbf16ps(v, 4, 7);                     \
+#define GG_PRODUCT(v, a, b)   \
+    _tile_dpbf16ps(v, a, b);  \
+    next = ask<1>(next);
+#define GG_FIRST(v)                             \
+    if constexpr (NV > v) {                     \
+        _tile_loadd(7, b + v * vector, lanes);  \
+        GG_PRODUCT(v, 6, 7)                     \
+        GG_PRODUCT(v, 5, 7)                     \
+        GG_PRODUCT(v, 4, 7)                     \
     }
-#define GG_OTHERS(v)                                        \
-    if constexpr (NV > v) {                                 \
-        _tile_loadd(6, b + v * vector + line, lanes);       \
-        _tile_loadd(7, b + v * vector + 2 * line, lanes);   \
-        _tile_dpbf16ps(v, 4, 7);                            \
-        _tile_dpbf16ps(v, 5, 6);                            \
-        _tile_dpbf16ps(v, 4, 6);                            \
+#define GG_OTHERS(v)                                       \
+    if constexpr (NV > v) {                                \
+        _tile_loadd(6, b + v * vector + line, lanes);      \
+        _tile_loadd(7, b + v * vector + 2 * line, lanes);  \
+        GG_PRODUCT(v, 4, 7)                                \
+        GG_PRODUCT(v, 5, 6)                                \
+        GG_PRODUCT(v, 4, 6)                                \
     }
         GG_FIRST(0) GG_FIRST(1) GG_FIRST(2) GG_FIRST(3)
         GG_OTHERS(0) GG_OTHERS(1) GG_OTHERS(2) GG_OTHERS(3)
+#undef GG_PRODUCT
 #undef GG_FIRST
 #undef GG_OTHERS
     }
@@ -106,7 +111,9 @@ inline void product(Index rows, Index depth, const Parts* const* a, const Source
     for (Index k = 0; k < depth; k += pass<Parts>) {
         const Index now = min(pass<Parts>, depth - k);
         const Parts* panel = source.rows(k, now);
-        for (Index r = 0; r < rows; r += side) one_block<NV>(min(side, rows - r), now, a + r, k, panel, tile + r * NV * side);
+        const char* next = reinterpret_cast<const char*>(panel + now * NV * side);
+        for (Index r = 0; r < rows; r += side, next += now / Operand<Parts>::unit * products * NV * 64)
+            one_block<NV>(min(side, rows - r), now, a + r, k, panel, tile + r * NV * side, next);
     }
 }
 

@@ -48,18 +48,6 @@ template <int NV> inline constexpr int max_rows<Parts, NV> = matrix_tiles::side;
 template <> inline constexpr Index most_pass<Bf16> = matrix_tiles::pass<Bf16>;
 #endif
 
-// What a product asks for while it multiplies, so that it lies in the second-level cache when it is needed: some lines for each k.
-// All at once they would fill the buffers of missing lines, and the product would wait for them.
-struct Ahead {
-    const char* next = nullptr;
-    int lines = 0;
-};
-template <int LINES> GG_INLINE const char* ask(const char* next) {
-#pragma GCC unroll 4
-    for (int line = 0; line < LINES; ++line) __builtin_prefetch(next + line * 64, 0, 2);
-    return next + LINES * 64;
-}
-
 // tile[R][NV][width] += a[r][k * STRIDE] * panel[k][NV][width].
 template <class S, int R, int NV, int STRIDE, int LINES>
 GG_INLINE void micro(Index depth, const S* const* a, Index offset, const S* panel, S* tile, const char* next) {
@@ -147,6 +135,12 @@ template <class O, int R, int NV, int STRIDE, int LINES> struct MicroTable {
         if (rows == R) return call(depth, a, offset, panel, tile, next);
         if constexpr (R > 1) MicroTable<O, R - 1, NV, STRIDE, LINES>::run(rows, depth, a, offset, panel, tile, next);
     }
+};
+
+// What a block of rows asks for while it is multiplied: so many lines for each k, or pair of k, from `next` on.
+struct Ahead {
+    const char* next = nullptr;
+    int lines = 0;
 };
 
 // Where a product finds the rows k to k + count of a panel: here they lie in the panel.

@@ -105,6 +105,14 @@ template <class S> GG_INLINE void stream(S* to, Vec<S> v) { store(to, v); }
 GG_INLINE void end_streams() {}
 #endif
 
+// Asks for some lines of memory, so that they lie in the second-level cache when they are needed; past the end it does nothing.
+// A few at a time between other work: many at once fill the buffers of missing lines, and all waits for those.
+template <int LINES> GG_INLINE const char* ask(const char* next) {
+#pragma GCC unroll 4
+    for (int line = 0; line < LINES; ++line) __builtin_prefetch(next + line * 64, 0, 2);
+    return next + LINES * 64;
+}
+
 // ---------------------------------------------------------------------------------------------------------
 // exp(r) - 1 = r + r^2 q(r), |r| <= ln(2)/2. tests/kernels/fit_expm1.py derives q; the relative error of the fit
 // is 2.5e-8 in float (0.4 ULP at worst) and 5.5e-19 in double.
