@@ -56,13 +56,35 @@ template <int NV> struct Sums {
     float* const tile;
     const Index rows;
     alignas(64) float own[side * NV * side];
+    GG_INLINE float* place() { return rows < side ? own : tile; }
     GG_INLINE float* open() {
         if (rows < side) std::memcpy(own, tile, bytes());
-        return rows < side ? own : tile;
+        return place();
     }
     GG_INLINE void close() const {
         if (rows < side) std::memcpy(tile, own, bytes());
     }
+
+    // The same into the tiles 0 to NV - 1, and back.
+    static constexpr Index apart = NV * 64;
+    GG_INLINE void load() {
+        const float* c = open();
+        settle();
+        _tile_loadd(0, c, apart);
+        if constexpr (NV > 1) _tile_loadd(1, c + side, apart);
+        if constexpr (NV > 2) _tile_loadd(2, c + 2 * side, apart);
+        if constexpr (NV > 3) _tile_loadd(3, c + 3 * side, apart);
+    }
+    GG_INLINE void store() {
+        float* c = place();
+        _tile_stored(0, c, apart);
+        if constexpr (NV > 1) _tile_stored(1, c + side, apart);
+        if constexpr (NV > 2) _tile_stored(2, c + 2 * side, apart);
+        if constexpr (NV > 3) _tile_stored(3, c + 3 * side, apart);
+        settle();
+        close();
+    }
+
     std::size_t bytes() const { return static_cast<std::size_t>(rows * NV * side) * sizeof(float); }
 };
 
@@ -73,12 +95,7 @@ inline void one_block(Index rows, Index depth, const Bf16* const* a, Index k, co
     Rows<Bf16> A;
     A.find(rows, depth, a, k);
     Sums<NV> sums(tile, rows);
-    float* c = sums.open();
-    settle();
-    _tile_loadd(0, c, apart);
-    if constexpr (NV > 1) _tile_loadd(1, c + side, apart);
-    if constexpr (NV > 2) _tile_loadd(2, c + 2 * side, apart);
-    if constexpr (NV > 3) _tile_loadd(3, c + 3 * side, apart);
+    sums.load();
     for (Index at = 0; at < depth; at += 32) {
         const Bf16* b = panel + at * NV * side;
         _tile_loadd(4, A.first + at, A.stride);
@@ -97,12 +114,7 @@ inline void one_block(Index rows, Index depth, const Bf16* const* a, Index k, co
             _tile_dpbf16ps(3, 4, 5);
         }
     }
-    _tile_stored(0, c, apart);
-    if constexpr (NV > 1) _tile_stored(1, c + side, apart);
-    if constexpr (NV > 2) _tile_stored(2, c + 2 * side, apart);
-    if constexpr (NV > 3) _tile_stored(3, c + 3 * side, apart);
-    settle();
-    sums.close();
+    sums.store();
 }
 
 // 17 to 32 rows, one or two vectors: four sums at once, so that none waits for its own last one.

@@ -57,16 +57,11 @@ inline constexpr Index products = 6;  // of two sums of three
 // Up to 16 rows, one to four vectors. Each product asks for a line of what comes after, from `next` on.
 template <int NV>
 inline void one_block(Index rows, Index depth, const Parts* const* a, Index k, const Parts* panel, float* tile, const char* next) {
-    constexpr Index apart = NV * 64, line = 64, vector = 3 * line, lanes = NV * vector;
+    constexpr Index line = 64, vector = 3 * line, lanes = NV * vector;
     Rows<Parts> A;
     A.find(rows, depth, a, k);
     Sums<NV> sums(tile, rows);
-    float* c = sums.open();
-    settle();
-    _tile_loadd(0, c, apart);
-    if constexpr (NV > 1) _tile_loadd(1, c + side, apart);
-    if constexpr (NV > 2) _tile_loadd(2, c + 2 * side, apart);
-    if constexpr (NV > 3) _tile_loadd(3, c + 3 * side, apart);
+    sums.load();
     for (Index at = 0; at < depth; at += Operand<Parts>::unit) {
         const char* row = reinterpret_cast<const char*>(A.first + at);
         const char* b = reinterpret_cast<const char*>(panel + at * NV * side);
@@ -98,12 +93,7 @@ inline void one_block(Index rows, Index depth, const Parts* const* a, Index k, c
 #undef GG_FIRST
 #undef GG_OTHERS
     }
-    _tile_stored(0, c, apart);
-    if constexpr (NV > 1) _tile_stored(1, c + side, apart);
-    if constexpr (NV > 2) _tile_stored(2, c + 2 * side, apart);
-    if constexpr (NV > 3) _tile_stored(3, c + 3 * side, apart);
-    settle();
-    sums.close();
+    sums.store();
 }
 
 template <int NV, class Source>

@@ -183,6 +183,7 @@ inline void product_of_vectors(Index rows, Index depth, const O* const* a, const
         }
     }
 }
+
 // tile[rows][NV][width] += A[rows][depth] * panel[depth][NV][width], rows <= tile_rows. Row r of A begins at a[r], its
 // elements STRIDE apart.
 template <class O, int NV, int STRIDE = 1, class Source>
