@@ -1,7 +1,7 @@
 """Records of a part of what a model computes: chosen gates, layers, steps and units, in memory or on disk."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -14,7 +14,7 @@ from glassgate.errors import GlassgateError
 from glassgate.folder.files import replacing, reporting_disk_errors
 from glassgate.trace import NAMES, Chunk, LayerTrace, Trace
 
-__all__ = ["Keep", "Recording"]
+__all__ = ["Keep", "Recorded", "Recording"]
 
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
@@ -43,23 +43,35 @@ class Keep:
 
     @property
     def everything(self) -> bool:
-        """Whether nothing is to be dropped, changed or written."""
+        """Whether nothing of a kept layer is to be dropped, changed or written."""
         return self == Keep(layers=self.layers)
+
+    def of(self, cell: str) -> tuple[str, ...]:
+        """Return which gates and states of a cell are kept."""
+        return tuple(gate for gate in NAMES[cell] if self.gates is None or gate in self.gates)
+
+
+class Recorded(NamedTuple):
+    """A layer that a record may keep."""
+
+    target: Target
+    bytes: int  #: of a number
+    is_cell: bool  #: takes one step a call
 
 
 class Recording(Trace):
     """The traces of a model's layers while they are recorded, and after.
 
+    A record is often opened for a call of a small layer, so what few ask for is found out when they do.
+
     Parameters
     ----------
+    cells : mapping of str to {"lstm", "gru"}
+        The layers' cells by the layers' names.
+    about
+        Tells more of each.
     keep
-        What is kept.
-    targets
-        The layers by name.
-    sizes
-        How many bytes a number takes in each.
-    cells
-        Those which take one step a call.
+        What is kept; None: everything, as it comes.
 
     Raises
     ------
@@ -68,58 +80,55 @@ class Recording(Trace):
     """
 
     def __init__(
-        self,
-        keep: Keep,
-        targets: Mapping[str, Target],
-        sizes: Mapping[str, int],
-        cells: Collection[str] = (),
+        self, cells: Mapping[str, str], about: Callable[[], Mapping[str, Recorded]], keep: Keep | None = None
     ) -> None:
-        names = list(targets if keep.layers is None else keep.layers)
-        if unknown := [name for name in names if name not in targets]:
-            raise GlassgateError(f"record: the layers are {', '.join(targets)}, got {unknown[0]!r}")
-        known = dict.fromkeys(gate for name in names for gate in NAMES[targets[name].cell])
+        self._keep, self._about = keep, about
+        self._files: _Files | None = None
+        if keep is None:
+            super().__init__({name: LayerTrace(name, cell) for name, cell in cells.items()})
+            return
+        names = list(cells if keep.layers is None else keep.layers)
+        if unknown := [name for name in names if name not in cells]:
+            raise GlassgateError(f"record: the layers are {', '.join(cells)}, got {unknown[0]!r}")
+        known = dict.fromkeys(gate for name in names for gate in NAMES[cells[name]])
         if unknown := [gate for gate in keep.gates or () if gate not in known]:
             raise GlassgateError(f"record: the gates and states are {', '.join(known)}, got {unknown[0]!r}")
-        self._keep = keep
         self._files = None if keep.to is None else _Files(Path(keep.to))
-        self._widths: dict[str, int] = {}  # bytes of one step of one sequence
+        if keep.everything:
+            super().__init__({name: LayerTrace(name, cells[name]) for name in names})
+            return
         layers: dict[str, LayerTrace] = {}
         for name in names:
-            target = targets[name]
-            gates = [gate for gate in NAMES[target.cell] if keep.gates is None or gate in keep.gates]
-            if not gates:
-                continue
-            counts = [
-                _count(keep.units, target.hidden if gate == "hidden" else target.units, name)
-                for gate in gates
-            ]
-            self._widths[name] = sum(counts) * (sizes[name] if keep.dtype is None else _BYTES[keep.dtype])
-            if keep.everything:
-                layers[name] = LayerTrace(name, target.cell)
-            else:
-                layers[name] = _Part(name, target.cell, tuple(gates), keep, name in cells, self._files)
+            found, gates = about()[name], keep.of(cells[name])
+            for gate in gates:
+                _count(keep.units, found, gate, name)
+            if gates:
+                layers[name] = _Part(name, cells[name], gates, keep, found.is_cell, self._files)
         super().__init__(layers)
 
     def size(self, steps: int, sequences: int) -> int:
         """Return how many bytes are kept of a call with so many steps and sequences."""
-        kept = len(range(*(self._keep.steps or slice(None)).indices(steps)))
-        return kept * sequences * sum(self._widths.values())
+        keep, about = self._keep or Keep(), self._about()
+        width = 0  # bytes of one step of one sequence
+        for name in self:
+            found = about[name]
+            units = sum(_count(keep.units, found, gate, name) for gate in keep.of(found.target.cell))
+            width += units * (found.bytes if keep.dtype is None else _BYTES[keep.dtype])
+        return len(range(*(keep.steps or slice(None)).indices(steps))) * sequences * width
 
-    @contextmanager
-    def written(self) -> Iterator[None]:
-        """Open the files, if there are any, and close them: whole, or, after an exception, not at all."""
+    def end(self, well: bool) -> None:
+        """Close the files, if there are any: whole, or, where not all went well, not at all."""
         if self._files is None:
-            yield
             return
-        try:
-            yield
-        except BaseException:
+        if well:
+            self._files.close()
+        else:
             self._files.drop()
-            raise
-        self._files.close()
 
 
-def _count(units: Sequence[int] | None, count: int, name: str) -> int:
+def _count(units: Sequence[int] | None, layer: Recorded, gate: str, name: str) -> int:
+    """Return how many units of a gate are kept."""
+    count = layer.target.hidden if gate == "hidden" else layer.target.units
     if units is None:
         return count
     wrong = [unit for unit in units if isinstance(unit, bool) or unit not in range(count)]

@@ -102,6 +102,7 @@ class LSTMCell(_Cell, nn.LSTMCell):
     """
 
     _state_names = ("h", "c")
+    _trace_cell = "lstm"
 
     def _kind(self) -> int:
         return reference.LSTM

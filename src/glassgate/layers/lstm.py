@@ -68,6 +68,7 @@ class LSTM(Recurrent, nn.LSTM):
 
     _own_options = ("forget_bias", "precision", "weight_drop")
     _state_names = ("h_0", "c_0")
+    _trace_cell = "lstm"
 
     def __init__(
         self,

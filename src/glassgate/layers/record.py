@@ -1,9 +1,10 @@
 """Record what the gates do, and turn torch's layers into ours."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from torch import nn
 from torch.nn.utils import parametrize
@@ -14,7 +15,7 @@ from glassgate.layers.cells import GRUCell, LSTMCell
 from glassgate.layers.gru import GRU
 from glassgate.layers.lstm import LSTM
 from glassgate.layers.scanning import Scanning
-from glassgate.recording import Keep, Recording
+from glassgate.recording import Keep, Recorded, Recording
 from glassgate.trace import LayerTrace
 
 if TYPE_CHECKING:
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["adopt", "named_layers", "record", "target"]
 
 M = TypeVar("M", bound=nn.Module)
+_Recorder: TypeAlias = dict[str, LayerTrace]  # by the names in the module
 
 _OURS: dict[type, type] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.LSTMCell: LSTMCell, nn.GRUCell: GRUCell}
 
 
-@contextmanager
 def record(
     model: nn.Module,
     *,
@@ -37,7 +38,7 @@ def record(
     units: Sequence[int] | None = None,
     dtype: "torch.dtype | str | None" = None,
     to: Path | str | None = None,
-) -> Iterator[Recording]:
+) -> AbstractContextManager[Recording]:
     """Record the gates and states of every glassgate layer inside a model.
 
     Where the kernels compute, results and gradients are the same to the bit as without a record: they keep
@@ -65,7 +66,7 @@ def record(
 
     Returns
     -------
-    Recording
+    context manager of Recording
         LSTM: ``trace.forget``, ``.input``, ``.output``, ``.candidate``, ``.cell``, ``.hidden``; GRU:
         ``.reset``, ``.update``, ``.candidate``, ``.hidden``; each [T, N, H], time first in any case.
         In a stack by layer: ``trace["l0"].forget``, ``trace["l1_reverse"]``, ``trace["encoder.rnn.l0"]``;
@@ -90,35 +91,56 @@ def record(
     ...     y, _ = lstm(torch.randn(5, 2, 4))
     40
     """
-    keep = Keep(gates, layers, steps, units, None if dtype is None else str(dtype), to)
-    found = named_layers(model, "record")
-    targets = {full: target(module) for module, _, full in found}
-    sizes = {full: next(iter(module.parameters())).element_size() for module, _, full in found}
-    cells = {full for module, _, full in found if isinstance(module, nn.RNNCellBase)}
-    trace = Recording(keep, targets, sizes, cells)
-    recorders: dict[Scanning, dict[str, LayerTrace]] = {}
-    for module, name, full in found:
-        if full in trace:
-            recorders.setdefault(module, {})[name] = trace[full]
-    with trace.written():
-        try:
-            for module, own in recorders.items():
-                module._recorders = (*module._recorders, own)
-            yield trace
-        finally:
-            for module, own in recorders.items():
-                left = tuple(recorder for recorder in module._recorders if recorder is not own)
-                if left:
-                    module._recorders = left
-                else:
-                    module.__dict__.pop("_recorders", None)
+    keep = None
+    part = gates is not None or steps is not None or units is not None or dtype is not None or to is not None
+    if part or layers is not None:
+        keep = Keep(gates, layers, steps, units, None if dtype is None else str(dtype), to)
+    return _Record(model, keep)
+
+
+class _Record:
+    """What `record` opens. A class and few calls: a generator would cost a small layer a tenth of it."""
+
+    def __init__(self, model: nn.Module, keep: Keep | None) -> None:
+        self._model, self._keep = model, keep
+        self._open: list[tuple[Recording, dict[Scanning, _Recorder]]] = []
+
+    def __enter__(self) -> Recording:
+        found = named_layers(self._model, "record")
+        cells = {full: module._trace_cell for module, _, full in found}
+        trace = Recording(cells, partial(_about, found), self._keep)
+        recorders: dict[Scanning, _Recorder] = {}
+        for module, name, full in found:
+            if full in trace:
+                recorders.setdefault(module, {})[name] = trace[full]
+        for module, own in recorders.items():
+            module.__dict__["_recorders"] = (*module._recorders, own)
+        self._open.append((trace, recorders))
+        return trace
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        trace, recorders = self._open.pop()
+        for module, own in recorders.items():
+            left = tuple(recorder for recorder in module._recorders if recorder is not own)
+            if left:
+                module.__dict__["_recorders"] = left
+            else:
+                module.__dict__.pop("_recorders", None)
+        trace.end(well=error is None)
+
+
+def _about(found: "list[tuple[Scanning, str, str]]") -> dict[str, Recorded]:
+    about = {}
+    for module, _, full in found:
+        size = next(iter(module.parameters())).element_size()
+        about[full] = Recorded(target(module), size, isinstance(module, nn.RNNCellBase))
+    return about
 
 
 def target(module: Scanning) -> Target:
     """Return what an edit or a record must know of a module's layers."""
     units: Any = module.hidden_size
-    cell = "lstm" if isinstance(module, nn.LSTM | nn.LSTMCell) else "gru"
-    return Target(cell, units, getattr(module, "proj_size", 0) or units)
+    return Target(module._trace_cell, units, getattr(module, "proj_size", 0) or units)
 
 
 def named_layers(model: nn.Module, where: str) -> list[tuple[Scanning, str, str]]:
@@ -129,9 +151,10 @@ def named_layers(model: nn.Module, where: str) -> list[tuple[Scanning, str, str]
     GlassgateError
         There is none; ``where`` begins the message.
     """
+    modules = model.named_modules() if model._modules else (("", model),)  # a single layer is soon found
     found = [
-        (module, name, ".".join(part for part in (path, name) if part) or "cell")
-        for path, module in model.named_modules()
+        (module, name, f"{path}.{name}" if path and name else path or name or "cell")
+        for path, module in modules
         if isinstance(module, Scanning)
         for name in module._trace_names()
     ]

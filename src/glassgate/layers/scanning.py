@@ -46,6 +46,7 @@ class Scanning(nn.Module):
     _recorders: tuple[dict[str, LayerTrace], ...] = ()
     _edits: "tuple[Scope, ...]" = ()
     _state_names: tuple[str, ...]
+    _trace_cell: str = "gru"  # or "lstm": whose gates there are
 
     @property
     def _watched(self) -> bool:
