@@ -2,6 +2,7 @@
 #pragma once
 
 #include "gate_products.hpp"
+#include "results.hpp"
 #include "sequence.hpp"
 
 #include <type_traits>
@@ -14,8 +15,7 @@ template <class S, class O> class ForwardPass {
         : c_(call), T(call.sizes.T), N(call.sizes.N), I(call.sizes.I), H(call.sizes.H),
           weights_(call.cell, I, H), G(weights_.gates), stride_(row_stride<S>(H)), operand_stride_(row_stride<O>(H)),
           once_(call.packed == nullptr && T == 1 && N <= tile_rows),
-          streams_(can_stream && T * N * (G + 1) * H * static_cast<Index>(sizeof(S)) > cached), plan_(plan()),
-          joined_(T == 1 && N <= max_rows<O, 4> && plan_.turns),
+          results_(call), plan_(plan()), joined_(T == 1 && N <= max_rows<O, 4> && plan_.turns),
           chunk_(chunk_steps(call.sizes, forward_rows(call.sizes, G, sizeof(S)))) {}
 
     void run() {
@@ -37,7 +37,6 @@ template <class S, class O> class ForwardPass {
   private:
     using Products = GateProducts<S, O>;
     static constexpr Index W = width<S>;
-    static constexpr Index cached = Index(4) << 20;  // bytes of gates and states that the threads' own caches hold
     static constexpr bool copies = !std::is_same_v<O, S>;  // whether x must become an operand first
 
     // Who packs a panel as he needs it shares the work by panels.
@@ -264,10 +263,11 @@ template <class S, class O> class ForwardPass {
         if (c_.cell == Cell::lstm) store(c_.c_n + n * H + unit, carried, count);
     }
 
-    // What is kept for the backward pass or a record is not read again here.
-    GG_INLINE void save(S* to, Vec<S> v, Index count) const {
-        if (streams_ && count >= W && reinterpret_cast<std::uintptr_t>(to) % sizeof v == 0) return stream(to, v);
-        store(to, v, count);
+    // Before a tile's product: the lines that the end of its step will write.
+    GG_INLINE void expect(Index s, Index first, Index last, Index unit, Range gates, const Division& mine) const {
+        if (!results_.large()) return;
+        const Index t = schedule_.time(s);
+        for (Index i = first; i < last; ++i) results_.expect(t * N + schedule_.sequence(mine.row(i)), unit, gates);
     }
 
     template <bool editing>
@@ -277,6 +277,7 @@ template <class S, class O> class ForwardPass {
         const Index unit = p * W, count = min(W, H - unit);
         if (joined_) input_tile(p, first, last, products, mine);
         S* sum = before(p, mine, begins(mine, s) + first);
+        expect(s, first, last, unit, {0, 4}, mine);
         products.template hidden<4>(p, last - first, rows, sum);
         for (Index i = first; i < last; ++i, sum += 4 * W) {
             const Row r = row_of(s, i, mine);
@@ -287,12 +288,12 @@ template <class S, class O> class ForwardPass {
             const Vec<S> old = load(carry_ + r.row * stride_ + unit, count);
             const Vec<S> cell = edit(4, fmadd<S>(forget, old, input * candidate));
             if (r.gates != nullptr) {
-                save(r.gates + unit, input, count);
-                save(r.gates + H + unit, forget, count);
-                save(r.gates + 2 * H + unit, candidate, count);
-                save(r.gates + 3 * H + unit, output, count);
+                results_.save(r.gates + unit, input, count);
+                results_.save(r.gates + H + unit, forget, count);
+                results_.save(r.gates + 2 * H + unit, candidate, count);
+                results_.save(r.gates + 3 * H + unit, output, count);
             }
-            if (c_.state != nullptr) save(c_.state + r.at * H + unit, cell, count);
+            if (c_.state != nullptr) results_.save(c_.state + r.at * H + unit, cell, count);
             finish(s, r, unit, count, edit(5, output * tanh<S>(cell)), cell);
         }
     }
@@ -312,6 +313,7 @@ template <class S, class O> class ForwardPass {
             store(sum + W, load(input + i * 3 * W + W));
             store(sum + 2 * W, bias);
         }
+        expect(s, first, last, unit, {0, 3}, mine);
         products.template hidden<3>(p, last - first, rows, tile);
         const S* sum = tile;
         for (Index i = first; i < last; ++i, sum += 3 * W, input += 3 * W) {
@@ -323,11 +325,11 @@ template <class S, class O> class ForwardPass {
             const Vec<S> old = load(carry_ + r.row * stride_ + unit, count);
             const Vec<S> h = edit(3, fmadd<S>(keep, old - candidate, candidate));
             if (r.gates != nullptr) {
-                save(r.gates + unit, reset, count);
-                save(r.gates + H + unit, keep, count);
-                save(r.gates + 2 * H + unit, candidate, count);
+                results_.save(r.gates + unit, reset, count);
+                results_.save(r.gates + H + unit, keep, count);
+                results_.save(r.gates + 2 * H + unit, candidate, count);
             }
-            if (c_.state != nullptr) save(c_.state + r.at * H + unit, m, count);
+            if (c_.state != nullptr) results_.save(c_.state + r.at * H + unit, m, count);
             finish(s, r, unit, count, h, h);
         }
     }
@@ -341,6 +343,7 @@ template <class S, class O> class ForwardPass {
         S* input = before(p, mine, begins(mine, s) + first);
         for (Index i = 0; i < last - first; ++i)
             for (Index g = 0; g < 2; ++g) store(tile + (i * 2 + g) * W, load(input + (i * 3 + g) * W));
+        expect(s, first, last, unit, {0, 2}, mine);
         products.template hidden<2>(p, last - first, rows, tile);
         const S* sum = tile;
         for (Index i = first; i < last; ++i, sum += 2 * W, input += 3 * W) {
@@ -349,8 +352,8 @@ template <class S, class O> class ForwardPass {
             const Vec<S> keep = edited<editing>(r, 1, unit, count, sigmoid<S>(load(sum + W)));
             store(input + W, keep);  // its candidate_tile needs it
             if (r.gates != nullptr) {
-                save(r.gates + unit, reset, count);
-                save(r.gates + H + unit, keep, count);
+                results_.save(r.gates + unit, reset, count);
+                results_.save(r.gates + H + unit, keep, count);
             }
             const Vec<S> old = load(carry_ + r.row * stride_ + unit, count);
             store(reset_h_ + r.row * operand_stride_ + unit, reset * old, count);
@@ -368,6 +371,7 @@ template <class S, class O> class ForwardPass {
         for (int v = 0; v < vectors; ++v) input[v] = before(unit0 / W + v, mine, begins(mine, s) + first);
         for (Index i = 0; i < last - first; ++i)
             for (int v = 0; v < vectors; ++v) store(tile + (i * vectors + v) * W, load(input[v] + (i * 3 + 2) * W));
+        for (int v = 0; v < vectors; ++v) expect(s, first, last, unit0 + v * W, {2, 3}, mine);
         products.candidate(p, last - first, rows, tile);
         for (Index i = first; i < last; ++i) {
             const Row r = row_of(s, i, mine);
@@ -378,7 +382,7 @@ template <class S, class O> class ForwardPass {
                 const Vec<S> keep = load(input[v] + ((i - first) * 3 + 1) * W);
                 const Vec<S> old = load(carry_ + r.row * stride_ + unit, count);
                 const Vec<S> h = edit(3, fmadd<S>(keep, old - candidate, candidate));
-                if (r.gates != nullptr) save(r.gates + 2 * H + unit, candidate, count);
+                if (r.gates != nullptr) results_.save(r.gates + 2 * H + unit, candidate, count);
                 finish(s, r, unit, count, h, h);
             }
         }
@@ -390,7 +394,7 @@ template <class S, class O> class ForwardPass {
     const int G;
     const Index stride_, operand_stride_;  // between rows of the states, and of what of them enters products
     const bool once_;  // each weight is met once: it is packed where it is needed, and not kept
-    const bool streams_;  // what is saved would fill the caches
+    const Results<S> results_;
     const Plan plan_;
     const bool joined_;  // a single step that waits for its weights: it reads those of the inputs and its own in one direction
     const Index chunk_;
