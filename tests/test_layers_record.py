@@ -188,6 +188,13 @@ def test_nested_repeated_and_after_an_exception() -> None:
     assert torch.equal(trace.hidden, y)
     layer(x)
     assert torch.equal(trace.hidden, y)
+    again = glassgate.record(layer)
+    with again as first, again as second:
+        layer(x)
+    with again as third:
+        layer(x)
+    for found in (first, second, third):
+        assert torch.equal(found.hidden, y)
     assert layer.__dict__.keys() == before.keys()
 
 
