@@ -166,11 +166,19 @@ class Network:
                 traces[name].add(Chunk(x, result.gates, cells, None))
             for part, values in zip(own, last, strict=True):
                 part[:] = values
-        return self.features(x)
+        return self._many_features(x)
 
     @QUIET
     def features(self, h: Array) -> Array:
-        """Return what V multiplies, from hidden states of the last layer: h itself, or P h."""
+        """Return what V multiplies, from the last layer's hidden states [N, H]: those, or P h [N, width].
+
+        Those of a sequence have the same bits whatever others are there.
+        """
+        return h if self.projection is None else self.projection.products(h)
+
+    @QUIET
+    def _many_features(self, h: Array) -> Array:
+        """Return the same of a whole text [T, N, H], by a BLAS."""
         if self.projection is None:
             return h
         return self.projection.product(h.reshape(-1, h.shape[-1]), None).reshape(*h.shape[:-1], -1)

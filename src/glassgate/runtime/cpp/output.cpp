@@ -6,7 +6,6 @@
 #include <cmath>
 #include <exception>
 #include <limits>
-#include <thread>
 
 namespace glassgate::runtime {
 
@@ -281,16 +280,9 @@ Index Output::all_best(Pool<S>& pool, const Wanted& wanted, Index count, const s
             failed = std::current_exception();
         }
     };
-    std::vector<std::thread> helpers;
-    for (Index i = 1; i < threads; ++i) {
-        try {
-            helpers.emplace_back(run);
-        } catch (const std::system_error&) {  // no thread to be had: the others do its share
-            break;
-        }
-    }
+    // OpenMP's threads are those of the kernels: others of our own would wait for processors that these still hold.
+#pragma omp parallel num_threads(static_cast<int>(threads)) if (threads > 1)
     run();
-    for (std::thread& helper : helpers) helper.join();
     if (failed) std::rethrow_exception(failed);
     return found;
 }
