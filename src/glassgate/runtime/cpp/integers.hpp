@@ -6,16 +6,28 @@
 namespace glassgate::runtime {
 
 constexpr Index lanes16 = 32;  // numbers of 16 bits in the widest vector, a cache line: what h is aligned and padded to
-constexpr Index several = 4;   // rows, and h, that share each other's loads
+constexpr Index few = 4;       // rows, and h, that share each other's loads
 
-// sums[r] = sum_j q[r][j] h[j] for the rows of a block, whose number is rounded up to `several` in sums; h is aligned.
+// sums[r] = sum_j q[r][j] h[j] for the rows of a block, whose number is rounded up to `few` in sums; h is aligned.
 void integer_products(Index rows, Index width, const std::int8_t* q, const std::int16_t* h, std::int32_t* sums);
 
-// The same for several h: sums[m * distance + r]. Rows in 16 bits, `stride` apart and padded as h is; there are, in q and in
-// sums, rows up to a multiple of `several`, and in sums h as well.
-void integer_products(Index rows, Index stride, const std::int16_t* q, Index count, const std::int16_t* const* h,
-                      std::int32_t* sums, Index distance);
+// Several h [width], each aligned and padded with zeros to `stride`, laid out once for their products with many rows.
+class Several {
+  public:
+    Several(Index width, Index stride, std::vector<const std::int16_t*> h);
 
-void widen(Index count, const std::int8_t* from, std::int16_t* to);
+    // sums[m * distance + r]; there are, in sums, rows and h up to a multiple of `padding`.
+    static constexpr Index padding = 16;
+    void products(Index rows, const std::int8_t* q, std::int32_t* sums, Index distance);
+
+  private:
+    static constexpr Index near = 16;  // rows that stay in the first-level cache while every h passes by
+
+    const Index width_, stride_;
+    const std::vector<const std::int16_t*> h_;
+    std::vector<std::uint8_t> memory_;
+    std::int16_t* wide_ = nullptr;   // some rows in 16 bits, `stride` apart
+    std::uint8_t* tiles_ = nullptr;  // or all h, where there are tile registers
+};
 
 }  // namespace glassgate::runtime

@@ -4,6 +4,8 @@
 // The sum of a row depends neither on the other rows nor on the other h: any part gives the same bits as the whole.
 #include "rows.hpp"
 
+#include "machine.hpp"
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -246,7 +248,7 @@ Run* best_of(Form form) {
     constexpr Run* narrow[] = {products_single, products_double, products_bf16, products_int8};
 #if defined(__x86_64__)
     constexpr Run* wide[] = {wide_single, wide_double, wide_bf16, wide_int8};
-    if (__builtin_cpu_supports("x86-64-v4")) return wide[form];
+    if (machine() >= Machine::avx512) return wide[form];
 #endif
     return narrow[form];
 }

@@ -11,13 +11,14 @@
 #include "integers.hpp"
 #include "softmax.hpp"
 
+#include <optional>
+
 namespace glassgate::runtime {
 
 namespace {
 
 constexpr float ulp = 1.2e-7f;     // more than twice float32's rounding
 constexpr double room = 1 + 1e-5;  // for what the norms round
-constexpr Index near = 16;         // rows that stay in the first-level cache while every h passes by
 constexpr Index largest = 127;
 
 // What a row of V says exactly, and its nearest whole numbers.
@@ -226,20 +227,17 @@ Sketch::Sketch(const Matrix& V, const void* c, const Turn& turn) : Sketch(V, tur
 void Sketch::bound(const Rounded& h, const std::vector<Index>& chosen, float* least, float* most, float* highs) const {
     const Index count = Index(chosen.size());
     std::vector<Seen> seen(count);
-    std::vector<std::int16_t> memory;
-    std::int16_t* const wide = count > 1 ? aligned(memory, near * h.stride) : nullptr;  // rows of V that all h share
     std::vector<const std::int16_t*> integers;
     for (const Index m : chosen) integers.push_back(h.integers(m));
-    std::vector<std::int32_t> sums((count + several - 1) * block);
+    const std::int16_t* const alone = integers[0];
+    std::optional<Several> several;
+    if (count > 1) several.emplace(width_, h.stride, std::move(integers));
+    std::vector<std::int32_t> sums((count + Several::padding - 1) / Several::padding * Several::padding * block);
     for (Index start = 0; start < rows_; start += block) {
         const Index rows = std::min(block, rows_ - start);
         const std::int8_t* const q = integers_ + start * width_;
-        if (count == 1) integer_products(rows, width_, q, integers[0], sums.data());
-        for (Index r = 0; count > 1 && r < rows; r += near) {
-            const Index some = std::min(near, rows - r);
-            for (Index i = 0; i < some; ++i) widen(width_, q + (r + i) * width_, wide + i * h.stride);
-            integer_products(some, h.stride, wide, count, integers.data(), sums.data() + r, block);
-        }
+        if (several) several->products(rows, q, sums.data(), block);
+        else integer_products(rows, width_, q, alone, sums.data());
         for (Index i = 0; i < count; ++i)
             see(seen[i],
                 {start, rows, scales_.data(), errors_.data(), lengths_.data(), rests_.empty() ? nullptr : rests_.data(),
