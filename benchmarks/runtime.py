@@ -65,13 +65,13 @@ def together(model: Any, text: list[int]) -> float:
     spelling = [model.vocabulary.words[word] for word in text]
     sessions = [model.session() for _ in range(TOGETHER)]
     times = []
-    for turn in range(40):
+    for turn in range(60):
         words = [spelling[(place * 17 + turn) % len(spelling)] for place in range(TOGETHER)]
         started = time.perf_counter()
         model.feed_together(sessions, words)
         model.predict_together(sessions, K)
         times.append(time.perf_counter() - started)
-    return TOGETHER / statistics.mean(times[4:])
+    return TOGETHER / statistics.mean(times[20:])  # before that sketches are still made
 
 
 def in_torch(folder: Path) -> tuple[Step, Together | None]:

@@ -99,6 +99,8 @@ void tile_products(Index rows, Index width, const std::int8_t* q, Index count, c
                     __asm__ volatile("" ::: "memory");  // the compiler does not know what the tile instructions read
                     _tile_loadd(4, own, depth);
                 }
+                if (m == 0)  // of what comes next: there is arithmetic to wait for it
+                    for (Index i = 0; i < side; ++i) _mm_prefetch(from + (side + i) * width, _MM_HINT_T0);
                 const Index at = block * 2 * tile_bytes;
                 _tile_loadd(5, first + at, depth);
                 _tile_dpbssd(0, 4, 5);
