@@ -136,6 +136,7 @@ INLINE void some_rows(Index width, const Blocks& blocks, const typename F::Store
                     __builtin_prefetch(reinterpret_cast<const char*>(V + r * width + j) + line + ahead, 0, 3);
     }
     constexpr Index half = lanes / 2;
+#pragma GCC unroll 8
     for (Index m = 0; m < some; ++m) {
         A* const of_h = y + m * stride;
         if (wide && count == 4 && blocks.half == j) {
