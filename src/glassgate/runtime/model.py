@@ -313,7 +313,7 @@ class Model:
     def predict_together(
         self, sessions: Sequence[Session], k: int = 5, begun: Sequence[str] | None = None
     ) -> list[list[tuple[str, float]]]:
-        """Return for each of several sessions what its `Session.predict` would, up to rounding.
+        """Return for each of several sessions what its `Session.predict` would, to the bit.
 
         Parameters
         ----------
