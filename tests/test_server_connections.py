@@ -274,9 +274,12 @@ def test_what_is_known_to_be_refused_is_refused_alike(folder: Path, monkeypatch:
 
 
 def test_a_few_sockets_are_told_of_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last first where they are let in, else the first; one that was closed or is not read: none."""
-    monkeypatch.setattr(connections, "ASK_SECONDS", float("inf"))
-    monkeypatch.setattr(connections, "FULL_SECONDS", float("inf"))
+    """The last first where they are let in, else the first; one that was closed or is not read: none.
+
+    Those that have waited for too long come first, too, and are late.
+    """
+    for name in ("ASK_SECONDS", "FULL_SECONDS", "LATE_SECONDS"):
+        monkeypatch.setattr(connections, name, float("inf"))
     pairs = [socket.socketpair() for _ in range(20)]
     with connections.Selector() as selector:
         selector.register(pairs[10][0], selectors.EVENT_READ, 10)  # the event loop's own: before all others
@@ -295,8 +298,15 @@ def test_a_few_sockets_are_told_of_at_a_time(monkeypatch: pytest.MonkeyPatch) ->
         selector.full = lambda: True
         assert selector.select(0) == []  # there is time
         assert [key.data for key, _ in selector.select(1.0)] == [0, 1, 3, 4, 6, 7]
-        selector.full = selector.crowded = lambda: False
-        assert [key.data for key, _ in selector.select(1.0)] == [8, 9, 11]
+        selector.full = lambda: False
+        monkeypatch.setattr(connections, "LATE_SECONDS", -1.0)
+        monkeypatch.setattr(connections, "FULL_SOCKETS", 1)
+        assert not selector.late
+        assert [key.data for key, _ in selector.select(1.0)] == [8]
+        assert selector.late
+        selector.crowded = lambda: False
+        assert [key.data for key, _ in selector.select(1.0)] == [9, 11]
+        assert not selector.late
         assert selector.waiting == 0
     for pair in pairs:
         for end in pair:

@@ -19,10 +19,11 @@ MOST_REQUESTS = 32  # that are answered at the same time, or wait to be read
 ROUNDS, ROUNDS_SECONDS = 4, 0.0005
 ASK_SECONDS = 0.001  # after which the system is asked anew what became ready
 FULL_SECONDS = 0.001
+LATE_SECONDS = 0.003  # in a crowd, after which what was not read yet is refused
 SOCKETS, FULL_SOCKETS = 8, 16  # that are read before what was read is answered
 MOST_UNREAD = 128 << 20  # bytes of answers that clients leave unread; beyond, nothing more is computed
 READ = 64 << 10  # bytes that are read at once
-REFUSAL_SECONDS = 0.03
+REFUSAL_SECONDS = 0.028
 """So late a refusal for want of room goes out: who asks again at once does not take what others need."""
 END = b"\r\n\r\n"  # of a head
 MOST_KNOWN, LARGEST_KNOWN = 512, 1 << 10  # heads that are known again, and bytes of one
@@ -55,18 +56,25 @@ class Selector(selectors.DefaultSelector):
     millisecond, and more of them come at a time, which costs less than one by one.
 
     Of more sockets than are told of at a time, those come first that have waited longest; but in a crowd,
-    while there is room, those that became ready last: what is let in then has not waited long.
+    while there is room, those that became ready last: what is let in then has not waited long. Of those that
+    have waited for 3 ms meanwhile a round is told of that is refused.
 
     Attributes
     ----------
     full, crowded
         Asked whether there is no room, and whether bursts do not end.
+    late
+        Whether those told of last came too late to be let in.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.full: Callable[[], bool] = bool
         self.crowded: Callable[[], bool] = bool
+        self.late = False
+        self._since: dict[
+            int, float
+        ] = {}  # since when those that are ready have been, by their files' numbers
         self._ready: deque[tuple[selectors.SelectorKey, int]] = deque()
         self._asked = 0.0  # when the system last told of all that are ready, the first of them first
         self._rounds, self._told = 0, 0.0  # how many, and when, since sockets were told of
@@ -86,7 +94,7 @@ class Selector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for sockets, as the class above does, where none are left from before."""
-        now, self._rounds, most = perf_counter(), self._rounds + 1, SOCKETS
+        now, self._rounds, most, self.late = perf_counter(), self._rounds + 1, SOCKETS, False
         full = self.full()
         if timeout == 0:
             if full:
@@ -102,13 +110,22 @@ class Selector(selectors.DefaultSelector):
             self._asked = perf_counter()
             if len(found) <= most:
                 ready.clear()
+                self._since.clear()
                 return found
             own = [one for one in found if one[0].fd == self._loop]
             self._ready = ready = deque(one for one in found if one[0].fd != self._loop)
+            since, self._since = self._since, {}
+            for key, _ in ready:
+                self._since[key.fd] = since.get(key.fd, now)
             if own:
                 return own
-        take = ready.pop if self.crowded() and not full else ready.popleft
+        take = ready.popleft
+        if self.crowded() and not full:
+            self.late = now - self._since[ready[0][0].fd] > LATE_SECONDS
+            most, take = (FULL_SOCKETS, take) if self.late else (most, ready.pop)
         some = [take() for _ in range(min(most, len(ready)))]
+        for key, _ in some:
+            del self._since[key.fd]  # what it sends from now on is new
         known = self.get_map()  # what was changed or closed meanwhile is told of anew, or not at all
         return [(key, events) for key, events in some if known.get(key.fd) is key]
 
@@ -164,6 +181,8 @@ class Connections:
 
         Of a burst those that wait to be read are counted, too, unless nothing is answered: one always is.
         """
+        if self._selector.late:
+            return True
         room = load = 0
         for engine in self._engines:
             room, load = room + engine.room, load + engine.load
