@@ -1,5 +1,6 @@
 """Records of a part: the same values as the whole record's, in the memory that was told, or on disk."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +168,14 @@ def test_a_cells_steps_have_no_end() -> None:
     cell = glassgate.LSTMCell(5, 4)
     with glassgate.record(cell, steps=slice(-2, None)), pytest.raises(GlassgateError, match="no end"):
         cell(torch.zeros(1, 5))
+
+
+def test_a_copy_of_a_trace_holds_its_values_alone() -> None:
+    layer = glassgate.LSTM(5, 400)
+    with torch.no_grad(), glassgate.record(layer) as trace:
+        layer(torch.randn(6, 3, 5))
+    written = pickle.dumps(trace)
+    assert len(written) < 2 * trace.size(6, 3) < layer.weight_hh_l0.nbytes
+    again = pickle.loads(written)
+    assert torch.equal(again.forget, trace.forget)
+    assert again.size(6, 3) == trace.size(6, 3) == 6 * 3 * 6 * 400 * 4

@@ -82,7 +82,8 @@ class Recording(Trace):
     def __init__(
         self, cells: Mapping[str, str], about: Callable[[], Mapping[str, Recorded]], keep: Keep | None = None
     ) -> None:
-        self._keep, self._about = keep, about
+        self._keep = keep
+        self._about: Callable[[], Mapping[str, Recorded]] | Mapping[str, Recorded] = about
         self._files: _Files | None = None
         if keep is None:
             super().__init__({name: LayerTrace(name, cell) for name, cell in cells.items()})
@@ -108,13 +109,19 @@ class Recording(Trace):
 
     def size(self, steps: int, sequences: int) -> int:
         """Return how many bytes are kept of a call with so many steps and sequences."""
-        keep, about = self._keep or Keep(), self._about()
+        keep, about = self._keep or Keep(), self._known()
         width = 0  # bytes of one step of one sequence
         for name in self:
             found = about[name]
             units = sum(_count(keep.units, found, gate, name) for gate in keep.of(found.target.cell))
             width += units * (found.bytes if keep.dtype is None else _BYTES[keep.dtype])
         return len(range(*(keep.steps or slice(None)).indices(steps))) * sequences * width
+
+    def _known(self) -> Mapping[str, Recorded]:
+        return self._about() if callable(self._about) else self._about
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_about": self._known()}  # a copy holds no model
 
     def end(self, well: bool) -> None:
         """Close the files, if there are any: whole, or, where not all went well, not at all."""
