@@ -16,7 +16,7 @@ namespace glassgate::runtime {
 
 namespace {
 
-constexpr Index lanes = 16;      // numbers in a vector; machines with shorter ones take it in parts
+constexpr Index lanes = 16;      // numbers that are summed side by side, in one register or several
 constexpr Index group = 4;       // rows that share the loads of one h
 constexpr Index near = 16;       // rows that stay in the first-level cache while every h passes by
 constexpr Index ahead = 8192;    // bytes that are asked for before they are needed
@@ -25,7 +25,7 @@ constexpr Index large = 4 << 20; // bytes beyond which V comes from memory, whic
 template <class A, Index count> struct Vector {
     typedef A type __attribute__((vector_size(count * sizeof(A))));
 };
-template <class A, Index count = lanes> using Lanes = typename Vector<A, count>::type;
+template <class A, Index count> using Lanes = typename Vector<A, count>::type;
 
 template <class To> INLINE To read(const void* from) {
     To value;
@@ -81,17 +81,28 @@ struct Blocks {
         : whole(width / (lanes * parts) * lanes * parts), half(width / (lanes / 2 * parts) * (lanes / 2) * parts) {}
 };
 
+// How many numbers a register holds, of 64 bytes or of 32.
+template <class A, bool wide> constexpr Index own = (wide ? 64 : 32) / Index(sizeof(A));
+
 // The numbers of a row in the order of the parts: what `some_rows` reads as one part then.
-template <class F> INLINE void unpack(Index width, const Blocks& blocks, const typename F::Stored* row, typename F::Sum* to) {
-    const auto block = [&]<Index count>(Index j) __attribute__((always_inline)) {
-        for (Index k = 0; k < F::parts; ++k) {
-            const auto part = F::template part<count>(row + j, k);
-            std::memcpy(to + j + k * count, &part, sizeof part);
-        }
-    };
+template <class F, bool wide>
+INLINE void unpack(Index width, const Blocks& blocks, const typename F::Stored* row, typename F::Sum* to) {
+    constexpr Index some = own<typename F::Sum, wide>;
+    constexpr Index half = lanes / 2;
     Index j = 0;
-    for (; j < blocks.whole; j += lanes * F::parts) block.template operator()<lanes>(j);
-    if (j < blocks.half) block.template operator()<lanes / 2>(j), j = blocks.half;
+    for (; j < blocks.whole; j += lanes * F::parts)
+        for (Index k = 0; k < F::parts; ++k)
+            for (Index c = 0; c < lanes; c += some) {
+                const auto part = F::template part<some>(row + j + c * F::parts, k);
+                std::memcpy(to + j + k * lanes + c, &part, sizeof part);
+            }
+    if (j < blocks.half) {
+        for (Index k = 0; k < F::parts; ++k) {
+            const auto part = F::template part<half>(row + j, k);
+            std::memcpy(to + j + k * half, &part, sizeof part);
+        }
+        j = blocks.half;
+    }
     for (; j < width; ++j) to[j] = F::one(row[j]);
 }
 
@@ -101,12 +112,12 @@ template <class F> INLINE void unpack(Index width, const Blocks& blocks, const t
 #else
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (decltype(a < b)){__VA_ARGS__})
 #endif
-template <class V, class A> INLINE void totals(const V* of, A* y) {
+template <class V, class A> INLINE void totals(const V (*of)[1], A* y) {
     const auto halves = [](V a, V b) __attribute__((always_inline)) {
         return SHUFFLE(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
                SHUFFLE(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
     };
-    const V first = halves(of[0], of[1]), second = halves(of[2], of[3]);
+    const V first = halves(of[0][0], of[1][0]), second = halves(of[2][0], of[3][0]);
     V fours = SHUFFLE(first, second, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
               SHUFFLE(first, second, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
     fours += SHUFFLE(fours, fours, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
@@ -114,20 +125,42 @@ template <class V, class A> INLINE void totals(const V* of, A* y) {
     for (Index r = 0; r < 4; ++r) y[r] = fours[4 * r];
 }
 
-// `count` rows with `some` h at once, each in the order of the parts. `wide`: a vector fits a register.
+// The upper half of a row's sums added to the lower.
+template <class V, std::size_t pieces> INLINE auto eight(const V (&sums)[pieces]) {
+    using A = std::remove_cvref_t<decltype(sums[0][0])>;
+    using Half = Lanes<A, lanes / 2>;
+    if constexpr (pieces == 1) {
+        const auto both = as<std::array<Half, 2>>(sums[0]);
+        return both[0] + both[1];
+    } else if constexpr (pieces == 2) {
+        return sums[0] + sums[1];
+    } else {
+        return as<Half>(std::array<V, 2>{sums[0] + sums[2], sums[1] + sums[3]});
+    }
+}
+
+// `count` rows with `some` h at once, each in the order of the parts.
 template <class F, bool wide, Index count, Index some>
 INLINE void some_rows(Index width, const Blocks& blocks, const typename F::Stored* V, const typename F::Sum* h, typename F::Sum* y,
                       Index stride) {
     using A = typename F::Sum;
-    Lanes<A> sums[some][count] = {};
+    constexpr Index each = own<A, wide>, pieces = lanes / each;
+    Lanes<A, each> sums[some][count][pieces] = {};
     Index j = 0;
     for (; j < blocks.whole; j += F::parts * lanes) {
+#pragma GCC unroll 4
         for (Index k = 0; k < F::parts; ++k) {
-            Lanes<A> v[count];
-            for (Index r = 0; r < count; ++r) v[r] = F::template part<lanes>(V + r * width + j, k);
-            for (Index m = 0; m < some; ++m) {
-                const auto x = read<Lanes<A>>(h + m * width + j + k * lanes);
-                for (Index r = 0; r < count; ++r) sums[m][r] += v[r] * x;
+#pragma GCC unroll 4
+            for (Index c = 0; c < pieces; ++c) {
+                Lanes<A, each> v[count];
+#pragma GCC unroll 4
+                for (Index r = 0; r < count; ++r) v[r] = F::template part<each>(V + r * width + j + c * each * F::parts, k);
+#pragma GCC unroll 4
+                for (Index m = 0; m < some; ++m) {
+                    const auto x = read<Lanes<A, each>>(h + m * width + j + k * lanes + c * each);
+#pragma GCC unroll 4
+                    for (Index r = 0; r < count; ++r) sums[m][r][c] += v[r] * x;
+                }
             }
         }
         if (some == 1)
@@ -139,12 +172,14 @@ INLINE void some_rows(Index width, const Blocks& blocks, const typename F::Store
 #pragma GCC unroll 8
     for (Index m = 0; m < some; ++m) {
         A* const of_h = y + m * stride;
-        if (wide && count == 4 && blocks.half == j) {
-            totals(sums[m], of_h);
-        } else {
+        bool summed = false;
+        if constexpr (pieces == 1 && count == 4) {
+            summed = blocks.half == j;
+            if (summed) totals(sums[m], of_h);
+        }
+        if (!summed) {
             for (Index r = 0; r < count; ++r) {
-                const auto both = as<std::array<Lanes<A, half>, 2>>(sums[m][r]);
-                Lanes<A, half> all = both[0] + both[1];
+                Lanes<A, half> all = eight(sums[m][r]);
                 for (Index i = j; i < blocks.half; i += half * F::parts)
                     for (Index k = 0; k < F::parts; ++k)
                         all += F::template part<half>(V + r * width + i, k) * read<Lanes<A, half>>(h + m * width + i + k * half);
@@ -207,7 +242,7 @@ INLINE void all_rows(const Matrix& matrix, const void* bias, Index h_count, cons
         for (Index row = 0; row < rows; row += near) {
             const Index some = std::min(near, rows - row);
             if constexpr (F::parts > 1) {
-                for (Index r = 0; r < some; ++r) unpack<F>(width, blocks, V + (row + r) * width, unpacked.data() + r * width);
+                for (Index r = 0; r < some; ++r) unpack<F, wide>(width, blocks, V + (row + r) * width, unpacked.data() + r * width);
                 near_rows<Plain, wide, count, many>(some, width, blocks, unpacked.data(), h_count, x, all + row, rows);
             } else {
                 near_rows<F, wide, count, many>(some, width, blocks, V + row * width, h_count, x, all + row, rows);
@@ -232,7 +267,7 @@ using Run = void(const Matrix&, const void*, Index, const void*, void*);
 // Registers: 32 of 64 bytes.
 #define WIDE __attribute__((target("arch=x86-64-v4")))
 WIDE PRODUCTS(wide_single, Single, true, 4, 4)
-WIDE PRODUCTS(wide_double, Double, false, 2, 4)
+WIDE PRODUCTS(wide_double, Double, true, 2, 4)
 WIDE PRODUCTS(wide_bf16, Bf16, true, 4, 4)
 WIDE PRODUCTS(wide_int8, Int8, true, 4, 4)
 #define NARROW __attribute__((target_clones("arch=x86-64-v3", "default")))
