@@ -1,5 +1,6 @@
 """One step at a time: torch's LSTMCell and GRUCell on the kernels."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ class _Cell(Scanning, nn.RNNCellBase):
 
     _state_names: tuple[str, ...] = ("h",)
 
-    def _trace_names(self) -> tuple[str, ...]:
+    def _trace_names(self) -> Sequence[str]:
         return ("",)
 
     def _kind(self) -> int:

@@ -5,7 +5,8 @@ What is computed is the same, by the same kernels; as soon as a mode, a tracer, 
 another kind or a derivative of a derivative is about, `glassgate.layers.operators` takes over.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import _SingleLevelFunction
 
 from glassgate.layers.gradients import input_gradients
-from glassgate.layers.memory import empty
+from glassgate.layers.memory import SMALL, empty
 from glassgate.layers.operators import Maybe, Sizes, run, run_backward
 from glassgate.layers.reference import GRU_BEFORE, LSTM, gate_count
 
@@ -71,10 +72,14 @@ def may_pass_torch_by(x: Tensor, states: Iterable[Maybe], *marks: Maybe) -> bool
 def buffers(cell: int, x: Tensor, H: int, save: bool) -> tuple[Tensor, Maybe, Maybe]:
     """Return where hidden, gates and state of a call go; None for what the cell lacks or nobody keeps."""
     T, N, _ = x.shape
+    G = gate_count(cell)
+    new: Callable[..., Tensor] = (
+        x.new_empty if T * N * G * H * x.dtype.itemsize < SMALL else partial(empty, x)
+    )
     return (
-        empty(x, T, N, H),
-        empty(x, T, N, gate_count(cell), H) if save else None,
-        empty(x, T, N, H) if save and cell != GRU_BEFORE else None,
+        new(T, N, H),
+        new(T, N, G, H) if save else None,
+        new(T, N, H) if save and cell != GRU_BEFORE else None,
     )
 
 

@@ -12,12 +12,14 @@ from sys import getrefcount
 import torch
 from torch import Tensor
 
-__all__ = ["KEPT", "empty"]
+__all__ = ["KEPT", "SMALL", "empty"]
 
 KEPT = 256 << 20
 """How many bytes of storages are known at most."""
 
-_SMALL = 1 << 20  # the C library keeps these itself
+SMALL = 1 << 20
+"""Bytes: what is smaller the C library keeps itself."""
+
 _known: list[torch.UntypedStorage] = []  # the one that was given out last stands last
 
 
@@ -39,7 +41,7 @@ def empty(like: Tensor, *shape: int) -> Tensor:
     (3, 2)
     """
     size = prod(shape) * like.dtype.itemsize
-    if size < _SMALL or size > KEPT:
+    if size < SMALL or size > KEPT:
         return like.new_empty(shape)
     storage = _idle(size)
     if storage is None:

@@ -110,9 +110,10 @@ class _Record:
         cells = {full: module._trace_cell for module, _, full in found}
         trace = Recording(cells, partial(_about, found), self._keep)
         recorders: dict[Scanning, _Recorder] = {}
+        kept = trace._layers
         for module, name, full in found:
-            if full in trace:
-                recorders.setdefault(module, {})[name] = trace[full]
+            if full in kept:
+                recorders.setdefault(module, {})[name] = kept[full]
         for module, own in recorders.items():
             module.__dict__["_recorders"] = (*module._recorders, own)
         self._open.append((trace, recorders))
@@ -121,8 +122,8 @@ class _Record:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         trace, recorders = self._open.pop()
         for module, own in recorders.items():
-            left = tuple(recorder for recorder in module._recorders if recorder is not own)
-            if left:
+            if len(module._recorders) > 1:
+                left = tuple(recorder for recorder in module._recorders if recorder is not own)
                 module.__dict__["_recorders"] = left
             else:
                 module.__dict__.pop("_recorders", None)

@@ -154,9 +154,9 @@ class Recurrent(Scanning, nn.RNNBase):
             x = outputs[0] if directions == 1 else torch.cat(outputs, -1)
         return x, call.finals()
 
-    def _trace_names(self) -> tuple[str, ...]:
+    def _trace_names(self) -> Sequence[str]:
         ends = ("", "_reverse") if self.bidirectional else ("",)
-        return tuple(f"l{layer}{end}" for layer in range(self.num_layers) for end in ends)
+        return [f"l{layer}{end}" for layer in range(self.num_layers) for end in ends]
 
     def _torch_has_it(self) -> bool:
         return self.precision == "fp32"

@@ -122,7 +122,7 @@ class Scanning(nn.Module):
     def _error(self, message: str) -> GlassgateError:
         return GlassgateError(f"{type(self).__name__}: {message}")
 
-    def _trace_names(self) -> tuple[str, ...]:
+    def _trace_names(self) -> Sequence[str]:
         raise NotImplementedError
 
     def _trace(self, name: str, hidden: Tensor, gates: Maybe, state: Maybe, lengths: Maybe) -> None:
